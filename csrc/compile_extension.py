@@ -1,0 +1,109 @@
+"""Write a build.ninja for csrc/ and run it, against the torch that is installed here.
+
+Own code rather than torch.utils.cpp_extension, for flags a source: one object file an instruction set. What can be
+missing (torch, pybind11, ninja, a compiler) is looked for first; a build without them is an install without the
+extension, and ``_build.json`` keeps the reason for ``rlhf doctor``.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+SWITCH = "RLHF_BUILD_EXTENSION"  # 0 skips, 1 makes a build that cannot compile an error, unset tries
+KERNELS = ("cpu/shaped_gae.cpp",)  # plain C++, compiled once for each of:
+ISAS = {
+    "baseline": "",
+    "avx2": "-mavx2 -mfma",
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512",
+}
+
+
+def compile_extension(sources: Path, library: Path, scratch: Path, record: Path) -> bool:
+    """Compile ``sources`` into ``library``; say in ``record`` what was built, or why nothing was."""
+    reason = _missing() or _run_ninja(sources, library, scratch)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"reason": reason, "torch": None if reason else version("torch")}) + "\n")
+    if reason:
+        library.unlink(missing_ok=True)  # one left from an earlier build would not match the record
+        print(f"rlhf-core: built without the C++ extension: {reason}", file=sys.stderr)
+        if os.environ.get(SWITCH) == "1":
+            raise SystemExit(f"{SWITCH}=1 asks for the extension")
+    return not reason
+
+
+def _missing() -> str | None:
+    """Why nothing can be compiled here, in words for people."""
+    if os.environ.get(SWITCH) == "0":
+        return f"switched off by {SWITCH}=0 when it was installed"
+    absent = [name for name in ("torch", "pybind11", "ninja") if find_spec(name) is None]
+    if absent:
+        return f"{', '.join(absent)} not found when it was installed; use pip install --no-build-isolation"
+    if os.name != "posix":
+        return f"{platform.system()} is not supported"
+    return None if _compiler() else "no C++ compiler found when it was installed (c++, g++ or clang++, or set CXX)"
+
+
+def _compiler() -> str | None:
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((name for name in names if shutil.which(name.split()[0])), None)
+
+
+def _run_ninja(sources: Path, library: Path, scratch: Path) -> str | None:
+    """Why it failed, or None."""
+    from ninja import BIN_DIR
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(parents=True, exist_ok=True)
+    _write_ninja(sources.resolve(), library.resolve(), scratch / "build.ninja")
+    command = [str(Path(BIN_DIR, "ninja")), "-C", str(scratch), *_jobs()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, file=sys.stderr)
+    errors = [line for line in done.stdout.splitlines() if "error" in line]
+    return None if done.returncode == 0 else f"the compiler failed: {(errors or ['see the build log'])[0]}"
+
+
+def _jobs() -> list[str]:
+    """A source with torch headers takes about 1 GB, so MAX_JOBS has a say, as in torch's own builds."""
+    return ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+
+
+def _write_ninja(sources: Path, library: Path, target: Path) -> None:
+    import pybind11
+    import torch
+    from ninja.ninja_syntax import Writer
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    isas = ISAS if platform.machine().lower() in {"x86_64", "amd64"} else {"baseline": ""}
+    python = [pybind11.get_include(), sysconfig.get_paths()["include"]]
+    defines = [f"-DRLHF_HAVE_{name.upper()}" for name in isas]
+    defines += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    # No contraction into fused multiply-adds: every instruction set then gives the same bits.
+    common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra {' '.join(defines)}"
+    objects: list[str] = []
+    with target.open("w", encoding="utf-8") as file:
+        ninja = Writer(file, width=120)
+        ninja.rule("compile", f"{_compiler()} -MMD -MF $out.d {common} $flags -c $in -o $out", depfile="$out.d", deps="gcc")
+        ninja.rule("link", f"{_compiler()} -shared $in -o $out $libraries")
+
+        def compile_one(source: Path, name: str, flags: str) -> None:
+            objects.extend(ninja.build(f"{name}.o", "compile", str(source), variables={"flags": flags}))
+
+        for source in sorted(sources.rglob("*.cpp")):
+            name = source.relative_to(sources).as_posix()
+            if name in KERNELS:
+                for isa, flags in isas.items():
+                    compile_one(source, f"{name}.{isa}", f"{flags} -DRLHF_ISA={isa}")
+            else:
+                # -isystem: warnings are about this code alone.
+                folders = [*python, *(include_paths() if name != "cpu/isa.cpp" else [])]
+                compile_one(source, name, " ".join(f"-isystem {folder}" for folder in folders))
+        folders = " ".join(f"-L{folder}" for folder in library_paths())
+        ninja.build(str(library), "link", objects, variables={"libraries": f"{folders} -lc10 -ltorch_cpu -ltorch"})
+        ninja.default(str(library))

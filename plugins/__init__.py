@@ -1,0 +1,1 @@
+"""First-party plugins, one folder a kind, registered through the same entry points as anyone's."""

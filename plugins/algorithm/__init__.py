@@ -1,0 +1,1 @@
+"""Algorithms: how a policy gets better from data."""

@@ -1,0 +1,155 @@
+"""The reward model: learn what people prefer from their rankings of K responses."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_core import kernels
+from rlhf_core.batch import Packed, offsets
+from rlhf_core.contracts.algorithm import Loss
+from rlhf_core.contracts.data import Demonstration, Split
+from rlhf_core.contracts.evaluator import Subject
+from rlhf_core.contracts.reward import Samples
+from rlhf_core.optimizer import AdamW
+from rlhf_core.packing import Order, within
+from rlhf_core.run import Run
+from rlhf_core.text import encode_prompt, encode_response
+
+from ..reward.learned import ModelScorer
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One ranking in tokens: each response with its prompt, and its rank (smaller is better)."""
+
+    sequences: list[list[int]]
+    ranks: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens of all its sequences."""
+        return sum(map(len, self.sequences))
+
+    @property
+    def informative(self) -> bool:
+        """Whether any two responses are not tied."""
+        return len(set(self.ranks)) > 1
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Whole rankings, and how many informative ones their minibatch holds."""
+
+    rankings: list[Ranked]
+    denominator: int
+
+
+@dataclass
+class RewardModel:
+    """K-wise reward modelling (Ouyang et al. 2022, arXiv:2203.02155, eq. 1).
+
+    loss = −E_prompt [ mean over its untied pairs of log σ(r(x, y_better) − r(x, y_worse)) ]; all pairs of a prompt are
+    in one batch element. After training the bias is set so that demonstrations score 0 on average.
+    """
+
+    rlhf_api: ClassVar[int] = 1
+
+    epochs: float = 1.0
+    batch_size: int = 12  # rankings (prompts) an optimiser step
+    max_length: int = 256  # tokens of prompt and response; what is longer is cut at the end
+    center_coef: float = 0.0  # weight of the mean squared score, which keeps scores near 0
+    demonstrations: int = 512  # how many set the bias
+    optimizer: AdamW = field(default_factory=lambda: AdamW(lr=1e-3, weight_decay=0.1, warmup_steps=20))
+
+    def setup(self, run: Run) -> nn.Module:
+        """Start from the policy with a new head of standard deviation 1/√(d+1) (Stiennon et al. 2020, arXiv:2009.01325)."""
+        self.run = run
+        self.model = run.policy.scalar_model().to(run.device).train()
+        self.model.reset_head(std=(self.model.head.in_features + 1) ** -0.5)
+        self.scorer = ModelScorer(self.model, run.microbatch_tokens)
+        self.rankings = self.read("train")
+        self.order = Order(len(self.rankings), self.batch_size, run.seed, "rankings")
+        return self.model
+
+    def read(self, split: Split) -> list[Ranked]:
+        """The rankings of a split in tokens."""
+        rankings = []
+        for row in self.run.data.rankings(split):
+            prompt = encode_prompt(self.model.tokenizer, row.prompt)
+            responses = [encode_response(self.model.tokenizer, response) for response in row.responses]
+            rankings.append(Ranked([(prompt + response)[: self.max_length] for response in responses], row.ranks))
+        return rankings
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of ``epochs`` passes over the rankings."""
+        return max(1, round(self.epochs * len(self.rankings) / self.order.batch_size))
+
+    def arithmetic(self) -> str:
+        """The batch arithmetic in one line."""
+        responses = sum(len(ranking.sequences) for ranking in self.rankings)
+        return (
+            f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs ÷ {self.order.batch_size} a step "
+            f"= {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
+        )
+
+    def collect(self, step: int) -> list[Ranked]:
+        """The rankings of a step."""
+        return [self.rankings[index] for index in self.order.batch(step)]
+
+    def minibatches(self, batch: list[Ranked]) -> Iterable[list[Microbatch]]:
+        """One optimiser step on the whole batch; a ranking is never cut apart."""
+        denominator = max(1, sum(ranking.informative for ranking in batch))
+        groups = within([ranking.size for ranking in batch], self.run.microbatch_tokens)
+        yield [Microbatch([batch[index] for index in group], denominator) for group in groups]
+
+    def loss(self, microbatch: Microbatch) -> Loss:
+        """The ranking loss of these prompts, over all prompts of the minibatch that say anything."""
+        rankings = microbatch.rankings
+        packed = Packed.of([sequence for ranking in rankings for sequence in ranking.sequences], self.run.device)
+        ranks = torch.tensor([rank for ranking in rankings for rank in ranking.ranks], device=self.run.device)
+        groups = offsets([len(ranking.sequences) for ranking in rankings], self.run.device)
+        scores = self.model.last(packed)
+        loss, accuracy = kernels.ranking_loss(scores, groups, ranks, center_coef=self.center_coef)
+        informative = sum(ranking.informative for ranking in rankings)
+        share = loss * (informative / microbatch.denominator)
+        return Loss(share, {"loss": loss.detach(), "accuracy": accuracy, "score_std": scores.detach().std()}, informative)
+
+    def metrics(self, batch: list[Ranked]) -> dict[str, float]:
+        """Nothing beside the averages."""
+        return {}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """What the evaluators measure of the model as a reward."""
+        subject = Subject(scorer=self.scorer)
+        results = [evaluator.evaluate(subject) for evaluator in self.run.evaluators.values()]
+        return {name: value for result in results for name, value in result.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beside the parameters: the order of the data follows from the step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def save(self, folder: Path) -> None:
+        """The model, its bias set so that demonstrations score 0 on average."""
+        rows = self.run.data.demonstrations("train")[: self.demonstrations]
+        if rows:
+            self.model.bias += self.scores(rows).mean()
+        self.model.save(folder)
+
+    def scores(self, rows: "list[Demonstration]") -> Tensor:
+        """``[B]`` scores of demonstrations."""
+        return self.scorer.score(Samples([row.prompt for row in rows], [row.response for row in rows]))
+
+    def headline(self, metrics: dict[str, float]) -> str:
+        """Agreement with held-out raters, beside what it can be compared with."""
+        if "accuracy" not in metrics:
+            return "no evaluator chosen; add evaluator=[ranking_accuracy]"
+        beside = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("human", "sentiment", "length", "chance") if name in metrics)
+        return f"agrees with raters on {metrics['accuracy']:.3f} of held-out pairs ({beside})"

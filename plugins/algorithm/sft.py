@@ -1,0 +1,29 @@
+"""Supervised fine-tuning: imitate the responses people wrote."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rlhf_core.contracts.data import Split
+from rlhf_core.optimizer import AdamW
+from rlhf_core.text import encode_prompt, encode_response
+
+from .lm import LM, Example
+
+
+@dataclass
+class SFT(LM):
+    """Imitation of demonstrations (Ouyang et al. 2022, arXiv:2203.02155, §3.5): −1/N · Σ log π(y_t | x, y_<t), y the response."""
+
+    rlhf_api: ClassVar[int] = 1
+
+    epochs: float = 2.0
+    batch_size: int = 32  # demonstrations an optimiser step
+    optimizer: AdamW = field(default_factory=lambda: AdamW(lr=1e-3, weight_decay=0.1, warmup_steps=20))
+
+    def read(self, split: Split) -> list[Example]:
+        """The prompt is given, the response and its end token are predicted."""
+        pairs = (
+            (encode_prompt(self.model.tokenizer, row.prompt), encode_response(self.model.tokenizer, row.response))
+            for row in self.run.data.demonstrations(split)
+        )
+        return [((prompt + response)[: self.max_length], len(prompt)) for prompt, response in pairs if len(prompt) < self.max_length]

@@ -1,0 +1,1 @@
+"""Evaluators: judges that training never saw."""

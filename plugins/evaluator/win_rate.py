@@ -1,0 +1,62 @@
+"""How often the policy's response is preferred to the start model's, by a judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from rlhf_core.contracts.evaluator import Subject
+from rlhf_core.contracts.reward import Samples
+from rlhf_core.run import Run
+
+from ..reward.sentiment import Sentiment
+
+
+@dataclass
+class WinRate:
+    """Wins against the baseline on the same prompts, ties split, with a 95 % Wilson interval.
+
+    The judge is any reward. Each pair is judged twice with the two responses in swapped places, and the verdicts are
+    averaged: a judge that prefers whatever comes first gains nothing by it.
+    """
+
+    rlhf_api: ClassVar[int] = 1
+
+    judge: Any = field(default_factory=Sentiment)  # a reward plugin: evaluator.win_rate.judge
+
+    def setup(self, run: Run) -> None:
+        """Load the judge."""
+        self.judge.setup(run)
+
+    def evaluate(self, subject: Subject) -> dict[str, float]:
+        """The share of prompts on which the subject's response is preferred, and the judge's mean scores."""
+        if subject.samples is None or subject.baseline is None or not len(subject.samples):
+            return {}
+        forward = self._verdicts(subject.samples, subject.baseline)
+        backward = self._verdicts(subject.baseline, subject.samples)
+        name = type(self.judge).__name__.lower()
+        means = {f"judge/{name}": subject.samples, f"judge_start/{name}": subject.baseline}
+        wins = [(first + 1 - second) / 2 for first, second in zip(forward, backward, strict=True)]
+        low, high = wilson(sum(wins), len(wins))
+        verdict = {"win_rate": sum(wins) / len(wins), "win_rate_low": low, "win_rate_high": high}
+        return verdict | {key: fmean(self._score(samples)) for key, samples in means.items()}
+
+    def _verdicts(self, first: Samples, second: Samples) -> list[float]:
+        """For each prompt 1 where the first response is preferred, 0 where the second, ½ on a tie."""
+        scores = self._score(first), self._score(second)
+        return [float(a > b) + 0.5 * float(a == b) for a, b in zip(*scores, strict=True)]
+
+    def _score(self, samples: Samples) -> Sequence[float]:
+        scores: Tensor = self.judge.score(samples)
+        return scores.tolist()
+
+
+def wilson(wins: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a proportion (Wilson 1927)."""
+    rate, extra = wins / count, z * z / count
+    centre = (rate + extra / 2) / (1 + extra)
+    half = z * sqrt(rate * (1 - rate) / count + extra / (4 * count)) / (1 + extra)
+    return centre - half, centre + half

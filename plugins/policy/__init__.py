@@ -1,0 +1,1 @@
+"""Policies: the language model being trained."""

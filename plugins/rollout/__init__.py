@@ -1,0 +1,1 @@
+"""Rollouts: how responses are sampled."""

@@ -1,0 +1,1 @@
+"""What each kind of plugin is: one Protocol a file."""

@@ -1,0 +1,59 @@
+"""A reward: anything that gives each response one number, larger is better.
+
+B responses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .data import Prompt
+
+if TYPE_CHECKING:  # `rlhf list` reads contracts without torch
+    from torch import Tensor
+
+    from ..run import Run
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B prompts with one response each, as text for people and as the tokens that were sampled.
+
+    Attributes:
+        prompts: what was asked.
+        responses: the responses' text, without special tokens.
+        prompt_ids: the prompts' tokens.
+        response_ids: the responses' tokens, the end token included where there is one.
+        stops: why each response ended: ``eos`` (it chose to) or ``length`` (it was cut).
+        tokenizer: whose tokens ``prompt_ids`` and ``response_ids`` are; None where only the text is known.
+    """
+
+    prompts: Sequence[Prompt]
+    responses: Sequence[str]
+    prompt_ids: Sequence[Sequence[int]] = ()
+    response_ids: Sequence[Sequence[int]] = ()
+    stops: Sequence[str] = ()
+    tokenizer: Any = None
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.responses)
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores responses; one made of others may also define ``score_parts(samples)`` and ``total(parts)``, and its parts are logged."""
+
+    def setup(self, run: "Run") -> None:
+        """Load what scoring needs; called once, before the first ``score``."""
+
+    def score(self, samples: Samples) -> "Tensor":
+        """``[B]`` float32 scores on the CPU or the run's device; finite, and independent of the order of the batch."""
+
+
+def score_with_parts(reward: Reward, samples: Samples) -> "tuple[Tensor, Mapping[str, Tensor]]":
+    """The scores, and those of the parts a reward is made of (none for a plain one)."""
+    if not hasattr(reward, "score_parts"):
+        return reward.score(samples), {}
+    parts: Mapping[str, Tensor] = reward.score_parts(samples)
+    return reward.total(parts), parts  # type: ignore[attr-defined]

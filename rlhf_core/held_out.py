@@ -1,0 +1,84 @@
+"""How the policy answers held-out prompts, beside how it answered them before training."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .contracts.data import Split
+from .contracts.evaluator import Subject
+from .contracts.reward import Samples
+from .errors import UserError
+from .experience import Experience, Scored, sample_and_score
+from .jsonl import JsonLines
+from .language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from .run import Run
+
+Advantages = Callable[[Scored], tuple[Experience, tuple[Tensor, Tensor]]]
+
+
+class HeldOut:
+    """The start model's answers, made once, and the comparison with the policy's."""
+
+    def __init__(self, run: "Run", policy: LanguageModel, reference: LanguageModel, split: Split, count: int) -> None:
+        """Take ``count`` prompts of a split, evenly spaced, and answer them with the untrained policy."""
+        self.run, self.policy, self.reference = run, policy, reference
+        everything = list(run.data.prompts(split))
+        self.prompts = everything[:: max(1, len(everything) // max(count, 1))][:count]
+        if not self.prompts:
+            raise UserError(f"algorithm.eval_split: the data have no prompts in {split!r}")
+        self.start = self.answers()
+        self.samples = JsonLines(run.folder / "samples.jsonl")
+
+    def answers(self) -> Scored:
+        """The policy's answers; the same random numbers each time."""
+        return sample_and_score(self.run, self.policy, self.prompts, self.run.generator("held-out"))
+
+    def evaluate(self, step: int, advantages: Advantages, shown: int = 16) -> dict[str, float]:
+        """Means over held-out prompts and the evaluators' verdicts; ``shown`` samples go to samples.jsonl."""
+        now = self.answers() if step else self.start
+        experience, _ = advantages(now)
+        statistics = experience.statistics()
+        start = self.start.scores
+        metrics = {name: statistics[name] for name in ("reward", "reward_std", "kl", "length")} | now.metrics
+        metrics["reward_start"] = float(start.mean())
+        metrics["reward_gain_sd"] = (metrics["reward"] - float(start.mean())) / max(1e-8, float(start.std(correction=0)))
+        metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
+        for evaluator in self.run.evaluators.values():
+            metrics |= evaluator.evaluate(Subject(samples=now.samples, baseline=self.start.samples))
+        for index in range(min(shown, len(self.prompts))):
+            self.samples.append({"step": step, **self.sample(index, now, experience, first=step == 0)})
+        return metrics
+
+    def sample(self, index: int, now: Scored, experience: Experience, first: bool) -> dict[str, Any]:
+        """One sample with what each of its tokens cost in KL and earned in advantage."""
+        samples, start = now.samples, self.start.samples
+        chosen = experience.select([index])
+        ids = samples.response_ids[index]
+        return {
+            "prompt": samples.prompts[index].shown,
+            "response": samples.responses[index],
+            "baseline": None if first else start.responses[index],
+            "scores": {"reward": float(now.scores[index]), **self.judged(samples, index)},
+            "baseline_scores": {"reward": float(self.start.scores[index]), **self.judged(start, index)},
+            "stop": samples.stops[index],
+            "tokens": [self.policy.tokenizer.decode([token]) for token in ids],
+            "kl": [round(value, 4) for value in chosen.kl[chosen.mask].tolist()],
+            "advantages": [round(value, 4) for value in chosen.advantages[chosen.mask].tolist()],
+        }
+
+    def judged(self, samples: Samples, index: int) -> dict[str, float]:
+        """What each judge gives one response."""
+        one = Samples([samples.prompts[index]], [samples.responses[index]])
+        judges = (evaluator.judge for evaluator in self.run.evaluators.values() if hasattr(evaluator, "judge"))
+        return {type(judge).__name__.lower(): float(judge.score(one)[0]) for judge in judges}
+
+    def headline(self, metrics: dict[str, float]) -> str:
+        """What changed, in one line."""
+        text = (
+            f"reward {metrics['reward_start']:+.2f} → {metrics['reward']:+.2f} ({metrics['reward_gain_sd']:+.1f} SD), "
+            f"KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
+        )
+        return text + (f", wins {metrics['win_rate']:.0%}" if "win_rate" in metrics else "")

@@ -1,0 +1,137 @@
+"""The texts of ``rlhf --help`` and ``rlhf <command> --help``; the options in them come from metadata."""
+
+from collections.abc import Iterator
+
+from rlhf_core.describe import FieldDoc, describe_class
+from rlhf_core.plugins import KINDS, SEVERAL
+from rlhf_core.presets import options
+
+COMMANDS = {
+    "train": "run one stage: an algorithm, a policy, data",
+    "pipeline": "run stages in order: pretrain, SFT, reward model, PPO",
+    "list": "which plugins are installed",
+    "info": "one plugin: its fields, documentation, origin",
+    "report": "one HTML file from a run, a pipeline, or a comparison of several",
+    "chat": "talk to the result of a run",
+    "doctor": "what this machine can do, and what is broken",
+}
+GROUPS = {"train": (*KINDS, "experiment"), "pipeline": ("pipeline",)}
+
+_OPTIONS = """options
+  -m, --multirun         run once for every combination of the values given as key=a,b,c
+  --cfg job [-p KEY]     print the configuration, or the part at KEY, instead of running
+  --info [WHAT]          how it is composed: all, config, defaults, defaults-tree, plugins, searchpath
+  -cd, --config-dir DIR  a folder with your own YAML: experiment/*.yaml, pipeline/*.yaml, reward/*.yaml …
+  resume=RUN             go on with a run that was stopped, exactly where its last checkpoint is
+  RLHF_TRACEBACK=1       (environment) whole tracebacks in place of one line"""
+
+_TRAIN_EXAMPLES = """examples
+  rlhf train                                               supervised fine-tuning of a small GPT on human ratings
+  rlhf train algorithm=ppo policy.path=runs/sft/result reward=sentiment
+  rlhf train algorithm=ppo reward=sentiment algorithm.kl_coef=0.1 seed=1
+  rlhf train -m algorithm=ppo reward=sentiment algorithm.kl_coef=0.02,0.05,0.1
+  rlhf train algorithm=ppo reward=sum +reward@reward.parts.mood=sentiment
+  rlhf train --cfg job -p algorithm                        what the algorithm is set to
+  rlhf train resume=runs/2026-01-31_12-00-00_sft"""
+
+_PIPELINE_EXAMPLES = """examples
+  rlhf pipeline                                            the embedded default, a few minutes on two cores
+  rlhf pipeline pipeline=smollm2                           a real chat model, with LoRA
+  rlhf pipeline ppo.algorithm.kl_coef=0.1 sft.seed=3       STAGE.key=value: an override for one stage
+  rlhf pipeline ppo.reward=sentiment
+  rlhf pipeline -m ppo.algorithm.kl_coef=0.02,0.05,0.1     sweep, one pipeline a value
+  rlhf pipeline resume=runs/2026-01-31_12-00-00_default"""
+
+_SIMPLE = {
+    "list": """usage: rlhf list [KIND] [--json]
+
+All installed plugins, a line each; what is broken is marked and says why. Nothing is imported.
+
+examples
+  rlhf list
+  rlhf list reward
+  rlhf list --json""",
+    "info": """usage: rlhf info KIND=NAME [--json]
+
+One plugin: documentation, fields with types and defaults, where it comes from, presets, overrides to copy.
+Nothing is imported.
+
+examples
+  rlhf info algorithm=ppo
+  rlhf info reward=sentiment --json
+  rlhf info ppo                                            the name alone, where only one kind has it""",
+    "report": """usage: rlhf report RUN [RUN …] [--output FILE]
+
+Writes report.html, one file that opens without a network: curves, samples before and after, a token view.
+Several runs, or the folder of a sweep, are compared: what differs in their configs, and what came of it.
+
+examples
+  rlhf report runs/2026-01-31_12-00-00_default
+  rlhf report runs/2026-01-31_13-00-00_sweep/*
+  rlhf report runs/a runs/b --output compared.html""",
+    "chat": """usage: rlhf chat RUN [options]
+
+Talk to what a run produced: a run folder, a pipeline folder, or any transformers checkpoint.
+In the conversation /reset forgets what was said.
+
+examples
+  rlhf chat runs/2026-01-31_12-00-00_default
+  rlhf chat runs/2026-01-31_12-00-00_ppo --temperature 0.7""",
+    "doctor": """usage: rlhf doctor [--json]
+
+Versions, device, instruction set, how the extension was built, which backend each kernel has here and why another is
+missing, plugins that cannot be used, and whether the data are there. Imports everything, so it takes seconds.
+
+examples
+  rlhf doctor
+  rlhf doctor --json""",
+}
+
+
+def help_text(command: str = "") -> str:
+    """The help of one command, or of ``rlhf`` itself."""
+    if command in GROUPS:
+        return "\n".join(_hydra_help(command))
+    if command in _SIMPLE:
+        return _SIMPLE[command]
+    commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
+    return f"""usage: rlhf COMMAND [arguments]
+
+From a pretrained language model to one that people prefer, every part a plugin.
+
+commands
+{commands}
+
+rlhf COMMAND --help says more. Tab completion: eval "$(rlhf -sc install=bash)"
+
+examples
+  rlhf pipeline                    pretrain, SFT, reward model, PPO: the embedded default
+  rlhf list                        what can be plugged together
+  rlhf info algorithm=ppo          what PPO can be told
+  rlhf train algorithm=sft seed=1  one stage
+  rlhf chat runs/…                 talk to the result"""
+
+
+def _hydra_help(command: str) -> Iterator[str]:
+    train = command == "train"
+    yield f"usage: rlhf {command} [key=value …] [group=option …] [options]\n"
+    yield f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}. Overrides follow Hydra's grammar, all of it.\n"
+    yield "groups (rlhf info GROUP=OPTION tells more)"
+    for group in GROUPS[command]:
+        several = " (several: [a,b])" if group in SEVERAL else ""
+        yield f"  {group:11} {', '.join(options(group)) or 'none installed'}{several}"
+    yield "\nkeys"
+    name = "TrainSettings" if train else "PipelineSettings"
+    yield from _keys("", describe_class("rlhf_core.settings", name).fields)
+    yield f"\n{_OPTIONS}\n"
+    yield _TRAIN_EXAMPLES if train else _PIPELINE_EXAMPLES
+
+
+def _keys(prefix: str, fields: tuple[FieldDoc, ...]) -> Iterator[str]:
+    for field in fields:
+        nested = describe_class("rlhf_core.settings", field.type).fields if field.type.isidentifier() else ()
+        if nested:
+            yield from _keys(f"{field.name}.", nested)
+        elif prefix + field.name not in (*KINDS, "stage_overrides"):
+            default = "" if field.default is None else field.default.strip("'\"").replace("None", "null")
+            yield f"  {prefix + field.name + '=' + default:32} {field.doc}"

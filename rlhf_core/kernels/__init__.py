@@ -1,0 +1,4 @@
+"""Stub."""
+from . import cpu
+from .dispatch import set_backend, status, used
+from .gae import GAE, shaped_gae

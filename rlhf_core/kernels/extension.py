@@ -1,0 +1,39 @@
+"""The compiled extension: loaded once, and never the cause of a failed import."""
+
+import json
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+RECORD = Path(__file__).parent.parent / "_build.json"
+"""Written by setup.py: the torch it was built against, or why nothing was built."""
+
+
+@cache
+def why_not() -> str | None:
+    """Load the extension, which registers its ops; why it cannot be, or None."""
+    try:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "not compiled; install with pip install --no-build-isolation ."
+    if record["reason"]:
+        return f"not compiled: {record['reason']}"
+    # Checked before loading: another minor version's library may load and then crash.
+    if _minor(record["torch"]) != _minor(torch.__version__):
+        return f"compiled against torch {record['torch']}, running {torch.__version__}; install again"
+    try:
+        import_module("rlhf_core._C")
+    except (ImportError, OSError) as error:
+        return f"cannot be loaded: {' '.join(str(error).split())}"
+    return None
+
+
+def build_info() -> dict[str, object]:
+    """How the extension was built: isas, isa in use, compiler, torch, pybind11, cuda; empty where it is not loaded."""
+    return {} if why_not() else dict(import_module("rlhf_core._C").build_info())
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]

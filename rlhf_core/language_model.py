@@ -1,0 +1,116 @@
+"""A transformers causal LM with its tokenizer, called on packed rows.
+
+N packed tokens, H hidden size, V vocabulary.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import kernels
+from .attention import NAME
+from .batch import Packed, following
+from .errors import UserError
+
+
+def unadapted(model: nn.Module) -> Any:
+    """The transformers model itself, without a peft wrapper (its layers keep their adapters)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
+    """``[N, H]`` last hidden states of a packed row, by our attention; any transformers model with a decoder."""
+    decoder = unadapted(model).base_model
+    output = decoder(
+        input_ids=packed.tokens[None],
+        position_ids=packed.positions[None],
+        cu_seqlens=packed.cu_seqlens,
+        use_cache=False,
+    )
+    return cast(Tensor, output.last_hidden_state[0])
+
+
+@dataclass
+class LanguageModel:
+    """The model (a ``PreTrainedModel``, or one wrapped by peft) and its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        """Put our attention in, and refuse what packed log-probs would get wrong."""
+        base = unadapted(self.model)
+        base.set_attn_implementation(NAME)
+        for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+            if getattr(base.config, option, None) not in (None, 1, 1.0):
+                raise UserError(f"policy: models with {option} are not supported yet ({base.config.model_type})")
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("policy: the tokenizer has no end token (eos_token); responses could never end")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    @property
+    def end(self) -> int:
+        """The token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+    def logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
+        """``[N]`` float32 log-probabilities (nats) of each token given those before it; 0 at a sequence's first."""
+        hidden = hidden_states(self.model, packed)
+        head = unadapted(self.model).get_output_embeddings()
+        return following(
+            kernels.token_logprobs(hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature)
+        )
+
+    def logprobs_and_entropy(self, packed: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """``logprobs``, and the ``[N]`` float32 entropy (nats) of the distribution each token was drawn from."""
+        hidden = hidden_states(self.model, packed)
+        head = unadapted(self.model).get_output_embeddings()
+        logprobs, entropy = kernels.token_logprobs(
+            hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature, entropy=True
+        )
+        return following(logprobs), following(entropy)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout off and no gradients, as rollouts and evaluation want it."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
+
+    def frozen(self) -> "LanguageModel":
+        """The reference policy: this model as it is now, in eval mode, never trained; under LoRA the base model."""
+        if hasattr(self.model, "disable_adapter"):
+            return WithoutAdapter(self.model, self.tokenizer)
+        model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        return LanguageModel(model, self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """A plain transformers checkpoint: adapters merged, safetensors, the tokenizer beside it."""
+        model: Any = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class WithoutAdapter(LanguageModel):
+    """A LoRA model with its adapters off: the reference costs no second copy."""
+
+    def logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
+        """As the parent's, of the model under the adapters."""
+        with cast(Any, self.model).disable_adapter():
+            return super().logprobs(packed, temperature)

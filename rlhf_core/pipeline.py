@@ -1,0 +1,144 @@
+"""Named stages in order, each one ``rlhf train``; finished ones are skipped."""
+
+import json
+import logging
+import shlex
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .errors import UserError
+from .hydra_glue import Composed, compose_train
+from .jsonl import JsonLines
+from .run import train, write_json
+from .settings import PipelineSettings
+from .stage_overrides import merge, resolve_stage, stage_overrides
+
+log = logging.getLogger("rlhf")
+
+
+@dataclass
+class Stage:
+    """One stage of a pipeline: its overrides and how far it is."""
+
+    name: str
+    folder: str
+    overrides: list[str]
+    command: str
+    status: str = "pending"
+    seconds: float | None = None
+    headline: str = ""
+
+
+def run(composed: Composed[PipelineSettings]) -> None:
+    """Run the stages that are not finished, then show what they learned."""
+    folder = composed.folder
+    claim(composed)
+    stages = plan(composed.settings, folder)
+    for stage in stages:
+        summary = folder / stage.folder / "summary.json"
+        if summary.exists():
+            finish(stage, json.loads(summary.read_text()))
+    console = Console(highlight=False, soft_wrap=True)
+    for stage in stages:
+        if stage.status == "done":
+            console.print(f"[dim]{stage.name}: finished before, in {stage.seconds:.0f} s[/dim]")
+            continue
+        console.print(f"\n[bold]{stage.name}[/bold]  [dim]{escape(stage.command)}[/dim]")
+        run_stage(stage, stages, composed)
+        console.print(f"{stage.name}: {escape(stage.headline)} ({stage.seconds:.0f} s)")
+    show(stages, composed, console)
+
+
+def claim(composed: Composed[PipelineSettings]) -> None:
+    """Take the pipeline folder, and write down what was asked for."""
+    folder = composed.folder
+    if composed.resume:
+        return
+    if (folder / "pipeline.json").exists():
+        raise UserError(
+            f"run_dir: {folder} holds a pipeline already; go on with it by resume={folder}, or choose another run_dir"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.txt").write_text("".join(line + "\n" for line in composed.overrides))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(composed.config))
+
+
+def plan(settings: PipelineSettings, folder: Path) -> list[Stage]:
+    """Each stage with its overrides in full, the folders of earlier stages filled in."""
+    extra = stage_overrides(settings)
+    results: dict[str, Path] = {}
+    stages = []
+    for name, own in settings.stages.items():
+        given = merge([f"seed={settings.seed}", f"device={settings.device}", *own], extra.get(name, []))
+        overrides = [resolve_stage(text, results) for text in given]
+        command = shlex.join(["rlhf", "train", *overrides, f"run_dir={folder / name}"])
+        stages.append(Stage(name, name, overrides, command))
+        results[name] = folder / name / "result"
+    return stages
+
+
+def run_stage(stage: Stage, stages: list[Stage], composed: Composed[PipelineSettings]) -> None:
+    """Run one stage, or go on with it; pipeline.json says how it stands at any time."""
+    folder = composed.folder / stage.folder
+    stage.status = "running"
+    write_status(stages, composed)
+    started = time.monotonic()
+    try:
+        finish(stage, train(compose_train(stage.overrides, folder, resume=(folder / "config.yaml").exists())))
+    except BaseException:
+        stage.status, stage.seconds = "failed", time.monotonic() - started
+        raise
+    finally:
+        write_status(stages, composed)
+
+
+def finish(stage: Stage, summary: dict[str, Any]) -> None:
+    """Note what a finished stage says of itself."""
+    stage.status, stage.seconds, stage.headline = "done", summary["seconds"], summary["headline"]
+
+
+def write_status(stages: list[Stage], composed: Composed[PipelineSettings]) -> None:
+    """pipeline.json."""
+    write_json(
+        composed.folder / "pipeline.json",
+        {"name": composed.settings.name, "stages": [asdict(stage) for stage in stages]},
+    )
+
+
+def show(stages: list[Stage], composed: Composed[PipelineSettings], console: Console) -> None:
+    """The table of stages, samples before and after, and the report."""
+    table = Table(title=f"pipeline {composed.settings.name}", title_justify="left")
+    for column in ("stage", "what it learned, on held-out data", "time"):
+        table.add_column(column, justify="right" if column == "time" else "left")
+    for stage in stages:
+        table.add_row(stage.name, stage.headline, f"{stage.seconds:.0f} s")
+    table.add_row("", "", f"{sum(stage.seconds or 0 for stage in stages):.0f} s")
+    console.print()
+    console.print(table)
+    show_samples(stages, composed, console)
+    from .report import write_report  # plotly is slow to import, and only the end needs it
+
+    write_status(stages, composed)
+    console.print(f"report: {write_report([composed.folder], composed.folder / 'report.html')}")
+
+
+def show_samples(stages: list[Stage], composed: Composed[PipelineSettings], console: Console) -> None:
+    """The same prompts answered before and after the last stage that sampled."""
+    rows = [list(JsonLines(composed.folder / stage.folder / "samples.jsonl").rows()) for stage in stages]
+    sampled = next((found for found in reversed(rows) if found), [])
+    last = [row for row in sampled if row["step"] == sampled[-1]["step"] and row["baseline"] is not None]
+    if not last or not composed.settings.samples:
+        return
+    table = Table(title="the same held-out prompts before and after", title_justify="left", show_lines=True)
+    for column in ("prompt", "before", "after"):
+        table.add_column(column, overflow="fold")
+    for row in last[: composed.settings.samples]:
+        table.add_row(escape(row["prompt"]), escape(row["baseline"]), escape(row["response"]))
+    console.print(table)

@@ -1,0 +1,194 @@
+"""One stage: its folder, its plugins, and what is written down about both."""
+
+import json
+import logging
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from . import kernels
+from .contracts.algorithm import Algorithm
+from .contracts.data import Data
+from .contracts.evaluator import Evaluator
+from .contracts.policy import Policy
+from .contracts.reward import Reward
+from .contracts.rollout import RolloutEngine
+from .contracts.tracker import Tracker
+from .environment import describe
+from .errors import UserError
+from .hydra_glue import Composed
+from .plugins import provenance
+from .settings import TrainSettings
+from .trainer import Trainer
+
+log = logging.getLogger("rlhf")
+
+
+@dataclass
+class Run:
+    """What the plugins of one stage share."""
+
+    settings: TrainSettings
+    folder: Path
+    device: torch.device
+    resume: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the stage is called: its folder."""
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.settings.seed
+
+    @property
+    def policy(self) -> Policy:
+        """The policy plugin."""
+        policy: Policy = self.settings.policy
+        return policy
+
+    @property
+    def data(self) -> Data:
+        """The data plugin, set up."""
+        data: Data = self.settings.data
+        return data
+
+    @property
+    def reward(self) -> Reward:
+        """The reward plugin, set up."""
+        reward: Reward | None = self.settings.reward
+        if reward is None:
+            raise UserError("reward: null, but this algorithm scores what it samples; add e.g. reward=learned or reward=sentiment")
+        return reward
+
+    @property
+    def rollout(self) -> RolloutEngine:
+        """The rollout plugin."""
+        rollout: RolloutEngine | None = self.settings.rollout
+        if rollout is None:
+            raise UserError("rollout: null, but this algorithm samples; add e.g. rollout=transformers")
+        return rollout
+
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """The evaluator plugins by name, set up."""
+        return self.settings.evaluator
+
+    @property
+    def trackers(self) -> dict[str, Tracker]:
+        """The tracker plugins by name, started."""
+        return self.settings.tracker
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """How many tokens one forward and backward may hold."""
+        return self.settings.trainer.microbatch_tokens
+
+    def generator(self, *words: object) -> torch.Generator:
+        """A generator on the CPU whose state follows from the run's seed and ``words`` alone."""
+        return torch.Generator().manual_seed(random.Random(f"{self.seed}/{words}").getrandbits(63))
+
+
+def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
+    """Run one stage to its end, or go on with one that was stopped; returns what summary.json says."""
+    settings, folder = composed.settings, composed.folder
+    claim(folder, composed.resume)
+    handler = log_to(folder / "log.txt")
+    try:
+        run = Run(settings, folder, device_of(settings.device), composed.resume)
+        prepare(run)
+        write_provenance(composed, run)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        algorithm: Algorithm = settings.algorithm
+        trainer = Trainer(run, algorithm)
+        metrics = trainer.fit()
+        algorithm.save(folder / "result")
+        summary = {
+            "algorithm": composed.choices["algorithm"],
+            "started": started,
+            "seconds": round(trainer.elapsed, 1),
+            "headline": algorithm.headline(metrics),
+            "metrics": metrics,
+        }
+        write_json(folder / "env.json", describe(run))  # again: by now it is known which kernel each op used
+        write_json(folder / "summary.json", summary)
+        return summary
+    finally:
+        for tracker in (settings.tracker or {}).values():
+            tracker.close()
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def claim(folder: Path, resume: bool) -> None:
+    """Take the run folder, and nobody else's."""
+    if not resume and (folder / "config.yaml").exists():
+        raise UserError(f"run_dir: {folder} holds a run already; go on with it by resume={folder}, or choose another run_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+
+
+def prepare(run: Run) -> None:
+    """Threads, seeds and kernels, then the plugins that need setting up."""
+    settings = run.settings
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    random.seed(run.seed)
+    np.random.seed(run.seed % 2**32)
+    torch.manual_seed(run.seed)
+    kernels.set_backend(settings.kernels.backend, per_op=settings.kernels.ops)
+    run.data.setup(run.seed)
+    if settings.reward is not None:
+        settings.reward.setup(run)
+    for evaluator in run.evaluators.values():
+        evaluator.setup(run)
+    for tracker in run.trackers.values():
+        tracker.start(run.folder)
+
+
+def write_provenance(composed: Composed[TrainSettings], run: Run) -> None:
+    """config.yaml, overrides.txt, plugins.json and env.json: what this run is made of."""
+    folder = run.folder
+    if not run.resume or not (folder / "config.yaml").exists():
+        (folder / "overrides.txt").write_text("".join(line + "\n" for line in composed.overrides))
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(composed.config))
+    write_json(folder / "plugins.json", provenance(composed.choices))
+    write_json(folder / "env.json", describe(run))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def device_of(name: str) -> torch.device:
+    """The device a config names; ``auto`` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); try device=auto") from error
+    return device
+
+
+def log_to(path: Path) -> logging.Handler:
+    """Send the log to a file of the run as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    logging.getLogger("rlhf_core").setLevel(logging.INFO)
+    return handler

@@ -1,0 +1,63 @@
+"""A transformers model with one number a token: the reward model and the critic.
+
+N packed tokens, B sequences, H hidden size.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .attention import NAME
+from .batch import Packed
+from .language_model import hidden_states, unadapted
+
+
+class ScalarModel(nn.Module):
+    """A ``…ForSequenceClassification`` model with one label, read at every token of a packed row.
+
+    ``bias`` is subtracted from each score; it is set so that demonstrations score 0 on average (Ouyang et al. 2022,
+    arXiv:2203.02155, §3.5) and travels in the checkpoint's config as ``score_bias``.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        """Take a model (plain, or wrapped by peft) and the tokenizer whose tokens it reads."""
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        base = unadapted(model)
+        base.set_attn_implementation(NAME)
+        self.register_buffer("bias", torch.tensor(float(getattr(base.config, "score_bias", 0.0))))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        score = unadapted(self.model).score
+        return cast(nn.Linear, getattr(score, "modules_to_save", {}).get("default", score))
+
+    def reset_head(self, std: float) -> None:
+        """Normal weights of standard deviation ``std``; 0 gives a head of zeros, as a critic starts."""
+        with torch.no_grad():
+            self.head.weight.normal_(0, std) if std else self.head.weight.zero_()
+            self.bias.zero_()
+
+    def forward(self, packed: Packed) -> Tensor:
+        """``[N]`` float32, one number a token."""
+        hidden = hidden_states(self.model, packed)
+        return self.head(hidden).float()[:, 0] - self.bias
+
+    def last(self, packed: Packed) -> Tensor:
+        """``[B]`` float32, the number at each sequence's last token."""
+        hidden = hidden_states(self.model, packed)[packed.cu_seqlens[1:].long() - 1]
+        return self.head(hidden).float()[:, 0] - self.bias
+
+    def save(self, folder: Path) -> None:
+        """A plain transformers checkpoint, adapters merged, the bias in its config."""
+        model: Any = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.config.score_bias = float(self.bias)
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

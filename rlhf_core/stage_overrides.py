@@ -1,0 +1,133 @@
+"""Overrides for one stage of a pipeline: ``rlhf pipeline ppo.algorithm.kl_coef=0.1``.
+
+Hydra composes the pipeline's config, not the stage's, so such an override travels as a string in
+``stage_overrides.<stage>.k<i>``. Each is one key of Hydra's, so that sweeps over it work as over any other.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import OverrideParseException
+
+from rlhf_core.errors import UserError
+from rlhf_core.plugins import KINDS, did_you_mean
+from rlhf_core.settings import PipelineSettings
+
+_STORE = "stage_overrides"
+_ROOTS = (*PipelineSettings.__dataclass_fields__, "pipeline", "hydra")
+_SIGN = re.compile(r"\+\+|\+|~|")
+
+
+def pack(overrides: Sequence[str], multirun: bool) -> list[str]:
+    """Rewrite the overrides that are meant for a stage; the others stay as they are."""
+    packed: list[str] = []
+    for index, text in enumerate(overrides):
+        parsed = _parse(text)
+        key = parsed.key_or_group if parsed else ""
+        if key in KINDS:
+            raise UserError(f"{text}: say for which stage, e.g. STAGE.{text.lstrip('+~')}")
+        stage, dot, _ = key.partition(".")
+        if parsed is None or not dot or stage in _ROOTS or "/" in stage:
+            packed.append(text)
+        else:
+            values = ",".join(quoted(value) for value in _values(parsed, stage, multirun))
+            packed.append(f"+{_STORE}.{stage}.k{index}={values}")
+    return packed
+
+
+def unpack(overrides: Iterable[str]) -> list[str]:
+    """The reverse of :func:`pack`, as people typed it: for overrides.txt and progress lines."""
+    return [_unpack_one(text) for text in overrides]
+
+
+def stage_overrides(settings: PipelineSettings) -> dict[str, list[str]]:
+    """The overrides of each stage that has some, in the order they were given.
+
+    Raises:
+        UserError: an override names a stage that the pipeline does not have.
+    """
+    for stage, given in settings.stage_overrides.items():
+        if stage in settings.stages:
+            continue
+        first = next(iter(given.values()), "")
+        stages = ", ".join(settings.stages)
+        if stage in KINDS:
+            raise UserError(f"{stage}.{first}: say for which stage, e.g. STAGE.{stage}.{first}; stages: {stages}")
+        near = did_you_mean(stage, settings.stages)
+        raise UserError(f"{stage}.{first}: pipeline {settings.name} has no stage {stage}{near}; stages: {stages}")
+    return {
+        stage: [given[key] for key in sorted(given, key=lambda key: int(key[1:]))]
+        for stage, given in settings.stage_overrides.items()
+    }
+
+
+def merge(base: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """``base`` followed by ``extra``, without what ``extra`` makes meaningless.
+
+    Choosing another plugin for a group (``reward=sentiment``) drops the values ``base`` gave to the old one
+    (``reward.path=…``): they would be unknown keys of the new one.
+    """
+    chosen = {key for key in map(_key, extra) if key in KINDS}
+    kept = [text for text in base if _key(text) not in chosen and _key(text).partition(".")[0] not in chosen]
+    return [*kept, *extra]
+
+
+def resolve_stage(text: str, folders: Mapping[str, Path]) -> str:
+    """Put the folders of earlier stages in the place of ``${stage:NAME}``, escaped for Hydra's grammar.
+
+    Raises:
+        UserError: no earlier stage has this name.
+    """
+
+    def folder(found: re.Match[str]) -> str:
+        name = found[1].strip()
+        if name not in folders:
+            earlier = ", ".join(folders) or "none"
+            raise UserError(f"{text}: no earlier stage {name}{did_you_mean(name, folders)}; earlier stages: {earlier}")
+        return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(folders[name]))
+
+    return re.sub(r"\$\{stage:([^}]*)\}", folder, text)
+
+
+def quoted(text: str) -> str:
+    """``text`` as a quoted value of Hydra's grammar that no interpolation touches."""
+    return QuotedString(re.sub(r"\$\{", r"\\${", text), Quote.single).with_quotes()
+
+
+def _parse(text: str) -> Override | None:
+    """The parsed override; None where it cannot be read, which Hydra will say better later."""
+    try:
+        return OverridesParser.create().parse_overrides([text])[0]
+    except OverrideParseException:
+        return None
+
+
+def _values(parsed: Override, stage: str, multirun: bool) -> list[str]:
+    """The stage's own overrides: one, or one for each value of a sweep."""
+    line = str(parsed.input_line)
+    sign = _SIGN.match(line)[0]  # type: ignore[index]  # matches the empty string at worst
+    key = sign + parsed.key_or_group.removeprefix(f"{stage}.") + (f"@{parsed.package}" if parsed.package else "")
+    if not parsed.is_sweep_override():
+        return [key + line[line.index("=") :] if "=" in line else key]
+    if not multirun:
+        raise UserError(f"{line}: several values need -m to sweep over them; for a list write key=[a,b]")
+    if parsed.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
+        raise UserError(f"{line}: list the values; interval() and glob() do not work for one stage of a pipeline")
+    return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _unpack_one(text: str) -> str:
+    parsed = _parse(text) if text.startswith(f"+{_STORE}.") else None
+    if parsed is None:
+        return text
+    stage = parsed.key_or_group.split(".")[1]
+    line = str(parsed.value()).replace(r"\${", "${")
+    sign = _SIGN.match(line)[0]  # type: ignore[index]  # matches the empty string at worst
+    return f"{sign}{stage}.{line[len(sign) :]}"
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
