@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 
 from rlhf_core import __version__, listing
-from rlhf_core.complete import candidates
+from rlhf_core.complete import candidates, hydra_line
 from rlhf_core.errors import UserError
 from rlhf_core.failure import report
 from rlhf_core.help import COMMANDS, help_text
@@ -47,7 +47,8 @@ def _run(words: list[str]) -> int:
     if command in ("-sc", "--shell-completion"):
         return _shell_completion(rest)
     if command not in COMMANDS:
-        raise UserError(f"{command}: no such command; there are: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        near = did_you_mean(command, COMMANDS)
+        raise UserError(f"{command}: no such command; there are: {', '.join(COMMANDS)}{near}")
     if "-h" in rest or "--help" in rest:
         print(help_text(command))
         return 0
@@ -107,8 +108,7 @@ def _shell_completion(rest: list[str]) -> int:
     if found is not None:
         print(("\n" if shell == "fish" else " ").join(found))
         return 0
-    program, command, typed = line.split(maxsplit=2)
-    os.environ["COMP_LINE"] = f"{program} {typed}"
+    command, os.environ["COMP_LINE"] = hydra_line(line)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # a message would land in the user's prompt
         launch(command, ["-sc", *rest])
     return 0

@@ -30,6 +30,15 @@ def candidates(line: str) -> list[str] | None:
     return []  # report and chat take folders: the shell's own completion
 
 
+def hydra_line(line: str) -> tuple[str, str]:
+    """The command, and the line without it and without what Hydra's completion would stumble over."""
+    program, command, *typed = line.split()
+    *before, word = typed if not line.endswith(" ") else [*typed, ""]
+    known = [text for text in before if "=" in text and not text.startswith(("resume=", "-"))]
+    nulls = [text.replace("=null", "=[]") if text.partition("=")[0] in KINDS else text for text in known]
+    return command, " ".join([program, *nulls, word])
+
+
 def _overrides(command: str, word: str) -> list[str] | None:
     sign = "+" if word.startswith("+") else ""
     group, equals, _ = word.removeprefix("+").partition("=")
@@ -37,7 +46,7 @@ def _overrides(command: str, word: str) -> list[str] | None:
     if equals and group in GROUPS[command]:
         before = word[: word.index("=") + 1]
         return [text for name in options(group) if (text := before + name).startswith(word)]
-    if equals or "." in word or "/" in word or not _SETTINGS[command]:
+    if equals or "." in word or "/" in word:
         return None
     roots = [f"{field.name}{_ending(command, field.name)}" for field in fields(_SETTINGS[command])]
     plain = [*(f"{group}=" for group in GROUPS[command]), *roots, "resume=", "-m", "--cfg", "--info", "--config-dir"]

@@ -76,7 +76,7 @@ def _attempt(look: Any) -> dict[str, Any]:
 def _torch() -> dict[str, Any]:
     import torch  # 2 s to import, and the doctor must live where it fails
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cuda_build": torch.version.cuda,
         "device": gpus or ["cpu"],

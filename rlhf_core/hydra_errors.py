@@ -1,4 +1,4 @@
-"""What Hydra's and OmegaConf's exceptions mean, in one line: the key, what came, what was expected, the nearest choice."""
+"""What Hydra's and OmegaConf's exceptions mean, in one line: the key, what came, what was expected, what is near."""
 
 import dataclasses
 import re
@@ -118,4 +118,3 @@ def _expected(error: ValidationError) -> str:
             return f"{hint.__name__}" if plain else str(hint).replace("typing.", "")
     found = re.search(r"could not be converted to (\w+)", str(error))
     return found[1].lower() if found else "another type"
-

@@ -3,15 +3,15 @@
 ``launch`` is what ``rlhf train`` and ``rlhf pipeline`` call; ``compose_train`` composes one stage in-process.
 """
 
-import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -19,20 +19,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict
 
 from rlhf_core import plugins
+from rlhf_core.command_line import as_typed, command_line, nulls
 from rlhf_core.errors import UserError
 from rlhf_core.failure import report, resume_command
 from rlhf_core.hydra_errors import about_config, owner_name
 from rlhf_core.hydra_source import register
 from rlhf_core.presets import conf_folder
 from rlhf_core.settings import PipelineSettings, TrainSettings
-from rlhf_core.stage_overrides import pack, quoted, resolve_stage, stage_overrides, unpack
+from rlhf_core.stage_overrides import quoted, resolve_stage, stage_overrides
 
 __all__ = ["Composed", "compose_train", "launch", "resolve_stage", "stage_overrides"]
 
 S = TypeVar("S", TrainSettings, PipelineSettings)
 _VERSION_BASE = {"version_base": "1.3"} if tuple(map(int, hydra.__version__.split(".")[:2])) < (1, 4) else {}
-
-_NULLS = tuple(f"{group}=null" for group in (*plugins.KINDS, "experiment"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def launch(command: str, argv: list[str]) -> int:
     """
     task = _Task(command, argv)
     try:
-        task.resume, line = _command_line(command, argv)
+        task.resume, line = command_line(command, argv)
         register()
         with _variable("HYDRA_FULL_ERROR", "1"), _arguments(["rlhf", *line]):
             # full errors: Hydra then raises what went wrong, and we say it in one line
@@ -93,19 +92,20 @@ def compose_train(overrides: list[str], folder: Path, resume: bool = False) -> C
         resume: the run in ``folder`` is to be continued.
 
     Raises:
-        UserError: bad input, in one line. Hydra's own exceptions come through, for ``hydra_errors.explain``.
+        UserError: bad input, in one line.
     """
     register()
-    if GlobalHydra.instance().is_initialized():
-        return _compose_train(overrides, folder, resume)
-    with hydra.initialize_config_dir(str(conf_folder()), **_VERSION_BASE):
-        return _compose_train(overrides, folder, resume)
+    with _in_our_words():
+        if GlobalHydra.instance().is_initialized():
+            return _compose_train(overrides, folder, resume)
+        with hydra.initialize_config_dir(str(conf_folder()), **_VERSION_BASE):
+            return _compose_train(overrides, folder, resume)
 
 
 def _compose_train(overrides: list[str], folder: Path, resume: bool) -> Composed[TrainSettings]:
     added = list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
     search = [f"hydra.searchpath=[{','.join(map(quoted, added))}]"] if added else []
-    config = hydra.compose("train", [*search, *_nulls(overrides)], return_hydra_config=True)
+    config = hydra.compose("train", [*search, *nulls(overrides)], return_hydra_config=True)
     with open_dict(config):
         runtime = config.pop("hydra").runtime
     return _composed(config, runtime.choices, "train", overrides, folder, overrides, resume)
@@ -129,7 +129,7 @@ class _Task:
 
     def __call__(self, config: DictConfig) -> object:
         """Run one job; its failure is reported here, and the next job of a sweep still runs."""
-        job = HydraConfig.get()
+        job: DictConfig = HydraConfig.get()  # type: ignore[assignment]  # a HydraConf to the type checker only
         self.folder = Path(job.runtime.output_dir)
         with _variable("HYDRA_FULL_ERROR", self.full_error):
             try:
@@ -137,22 +137,25 @@ class _Task:
             except Exception as error:
                 if os.getpid() != self.process:
                     raise
-                self.exit_code = report(error, resume_command(self.command, self.folder), about_config(error, composing=False))
+                again = resume_command(self.command, self.folder)
+                self.exit_code = max(self.exit_code, report(error, again, about_config(error, composing=False)))
                 _remove_if_empty(self.folder)
                 return None
 
     def _run(self, config: DictConfig, job: DictConfig) -> object:
         folder = Path(job.runtime.output_dir)
-        overrides = _as_typed([*_search_path(job), *job.overrides.task])
+        overrides = as_typed([*_search_path(job), *job.overrides.task])
         if OmegaConf.select(job, "job.num", default=None) is not None:
-            print(f"\n[{job.job.num}] rlhf {self.command} {' '.join(overrides)}", flush=True)
+            print(f"\n[{job.job.num}] {shlex.join(['rlhf', self.command, *overrides])}", flush=True)
         rest = (self.command, overrides, folder, self.argv, self.resume)
-        composed = _composed(config, job.runtime.choices, *rest)
+        with _in_our_words():
+            composed = _composed(config, job.runtime.choices, *rest)
         # imported here: the one pulls in torch, and the other must not pay for it when composing fails
         if self.command == "pipeline":
             from rlhf_core import pipeline
 
-            return pipeline.run(composed)
+            pipeline.run(composed)
+            return None
         from rlhf_core import run
 
         return run.train(composed)
@@ -205,7 +208,7 @@ def _refuse_unknown_keys(path: str, node: DictConfig) -> None:
     for key in node:
         if key not in known:
             near = plugins.did_you_mean(str(key), known)
-            raise UserError(f"{path}.{key}".lstrip(".") + f": no such key in {owner_name(cls)}{near}")
+            raise UserError(f"{path}.{key!s}".lstrip(".") + f": no such key in {owner_name(cls)}{near}")
 
 
 def _note_plugin(choices: dict[str, str], path: str, node: DictConfig) -> None:
@@ -221,81 +224,6 @@ def _note_plugin(choices: dict[str, str], path: str, node: DictConfig) -> None:
         choices[group] = info.name
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _command_line(command: str, argv: list[str]) -> tuple[bool, list[str]]:
-    """Hydra's arguments for ours: options first, ``resume`` and stage overrides put into Hydra's terms."""
-    parser = _Parser(prog=f"rlhf {command}", add_help=False, allow_abbrev=False)
-    parser.add_argument("overrides", nargs="*")
-    for flag in ("--hydra-help", "--version", "--resolve"):
-        parser.add_argument(flag, action="store_true")
-    for short, flag in (("-r", "--run"), ("-m", "--multirun"), ("-sc", "--shell-completion")):
-        parser.add_argument(short, flag, action="store_true")
-    for short, flag in (("-p", "--package"), ("-cp", "--config-path"), ("-cn", "--config-name"), ("-cd", "--config-dir")):
-        parser.add_argument(short, flag)
-    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
-    infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
-    if any(text in ("-i", "--info") for text in argv):
-        argv = _bare_info(argv, infos)
-    parser.add_argument("-i", "--info", choices=infos)
-    given = vars(parser.parse_intermixed_args(argv))
-    overrides: list[str] = given.pop("overrides")
-    options = [_option(name, value) for name, value in given.items() if value]
-    if given["shell_completion"]:
-        return False, [*options, *overrides]
-    resume, overrides = _resume(command, overrides, given["multirun"])
-    if command == "pipeline":
-        overrides = pack(overrides, given["multirun"])
-    return resume, [*options, *_nulls(overrides)]
-
-
-def _nulls(overrides: list[str]) -> list[str]:
-    """``reward=null`` in Hydra's words: a list of none. (Its ``~reward`` would still load the default.)"""
-    return [text.replace("=null", "=[]") if text in _NULLS else text for text in overrides]
-
-
-def _as_typed(overrides: list[str]) -> list[str]:
-    """What a job got from Hydra, in the words of the command line."""
-    return unpack([null if (null := text.replace("=[]", "=null")) in _NULLS else text for text in overrides])
-
-
-def _bare_info(argv: list[str], infos: list[str]) -> list[str]:
-    """``--info reward=x`` means all of it: argparse would take the override for the option's value."""
-    following = [*argv[1:], ""]
-    return [
-        f"--info={'all' if after not in infos else after}" if text in ("-i", "--info") else text
-        for i, (text, after) in enumerate(zip(argv, following, strict=True))
-        if not (i > 0 and argv[i - 1] in ("-i", "--info") and text in infos)
-    ]
-
-
-def _option(name: str, value: str | bool) -> str:
-    flag = "--" + name.replace("_", "-")
-    return flag if value is True else f"{flag}={value}"
-
-
-def _resume(command: str, overrides: list[str], multirun: bool) -> tuple[bool, list[str]]:
-    """Replace ``resume=RUN`` by what that run was started with, followed by what is new."""
-    asked = [text for text in overrides if text.startswith("resume=")]
-    if not asked:
-        return False, overrides
-    if multirun:
-        raise UserError(f"{asked[-1]}: cannot go with -m; resume the runs of a sweep one by one")
-    folder = Path(asked[-1].partition("=")[2].strip("'\"")).expanduser().absolute()
-    if not folder.is_dir():
-        raise UserError(f"{asked[-1]}: no such folder; give the run folder that rlhf {command} printed")
-    if command == "train" and (folder / "pipeline.json").exists():
-        raise UserError(f"{asked[-1]}: this is the folder of a pipeline; use rlhf pipeline {asked[-1]}")
-    if not (folder / "overrides.txt").exists():
-        raise UserError(f"{asked[-1]}: no run in there (overrides.txt is missing)")
-    before = (folder / "overrides.txt").read_text(encoding="utf-8").splitlines()
-    fresh = [text for text in overrides if text not in asked]
-    return True, [*(line for line in before if line.strip()), *fresh, f"hydra.run.dir={quoted(str(folder))}"]
-
-
 def _search_path(job: DictConfig) -> list[str]:
     return [text for text in job.overrides.hydra if text.startswith("hydra.searchpath")]
 
@@ -304,6 +232,18 @@ def _remove_if_empty(folder: Path) -> None:
     """Hydra makes the folder before the job; one that failed at once should leave none behind."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """What Hydra, OmegaConf or a plugin's ``__post_init__`` refuse is bad input, and a ``UserError`` from here on."""
+    try:
+        yield
+    except Exception as error:
+        text = about_config(error, composing=True)
+        if not text:
+            raise
+        raise UserError(text) from error
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def licence(info: PluginInfo) -> str:
     """The licence its distribution states, empty where it states none."""
     stated = metadata(info.distribution)
     classifiers = [text for text in stated.get_all("Classifier") or () if text.startswith("License ::")]
-    named = stated.get("License-Expression") or (stated.get("License") or "").partition("\n")[0]
+    named = next((stated[key].partition("\n")[0] for key in ("License-Expression", "License") if key in stated), "")
     return named or ", ".join(text.rpartition(":: ")[2] for text in classifiers)
 
 

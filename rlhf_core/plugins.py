@@ -89,10 +89,9 @@ def load(kind: str, name: str) -> type:
     if info.clashes:
         owners = " and ".join((info.distribution, *info.clashes))
         raise UserError(f"{kind}={name}: {owners} both register this name; uninstall one of them")
-    found = _import(info)
-    _check(info, found)
-    _loaded[found] = info
-    return found
+    cls = _checked(info, _import(info))
+    _loaded[cls] = info
+    return cls
 
 
 def loaded(cls: type) -> PluginInfo | None:
@@ -189,7 +188,7 @@ def _where(error: BaseException, info: PluginInfo) -> str:
     return f" (line {lines[-1]})" if lines else ""
 
 
-def _check(info: PluginInfo, found: object) -> None:
+def _checked(info: PluginInfo, found: object) -> type:
     prefix = f"{info.kind}={info.name}: {info.value} ({info.origin})"
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise UserError(f"{prefix} is no dataclass; decorate the class with @dataclass")
@@ -199,6 +198,7 @@ def _check(info: PluginInfo, found: object) -> None:
     if api != RLHF_API:
         asked = "states no rlhf_api" if api is None else f"asks for plugin API {api}"
         raise UserError(f"{prefix} {asked}, this rlhf has {RLHF_API}; install a release of it made for {RLHF_API}")
+    return found
 
 
 def _first_of(infos: list[PluginInfo]) -> PluginInfo:

@@ -211,13 +211,17 @@ def _lines(file: str) -> Iterator[tuple[int, bytes]]:
 
 def _object(line: bytes) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig").strip())
     except json.JSONDecodeError as error:
         raise BadRow(f"is not JSON ({error.msg} at column {error.colno})") from error
     except UnicodeDecodeError as error:
         raise BadRow(f"is not UTF-8 (at byte {error.start})") from error
     if not isinstance(row, dict):
         raise BadRow(f"got {_shown(row)}, expected a JSON object")
+    if b"\\ud" in line.lower() and any(
+        "\ud800" <= letter <= "\udfff" for letter in json.dumps(row, ensure_ascii=False)
+    ):
+        raise BadRow("holds half of a surrogate pair (\\ud83d without its second part), which is no text")
     return row
 
 

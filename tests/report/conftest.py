@@ -4,9 +4,13 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from rlhf_core.report import write_report
 
 WORDS = [
     "warm",
@@ -231,6 +235,64 @@ def write_pipeline(folder: Path, kl_coef: float = 0.05, decline: bool = True) ->
     return folder
 
 
+class Page(HTMLParser):
+    """What a browser would find: elements with their attributes and text, scripts apart."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.scripts: list[str] = []
+        self.figures: list[dict[str, Any]] = []
+        self.raw = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.raw = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.raw = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.raw == "script" and self.elements[-1][1].get("type") == "application/json":
+            assert "<" not in data, "could end the script element"
+            self.figures.append(json.loads(data))
+        elif self.raw == "script":
+            self.scripts.append(data)
+        elif not self.raw:
+            self.words.append(data)
+
+    def of_class(self, name: str) -> list[dict[str, str]]:
+        """Attributes of the elements of a class."""
+        return [attrs for _, attrs in self.elements if name in attrs.get("class", "").split()]
+
+    def titles(self) -> list[str]:
+        """What each drawn chart is called, in the order of `figures`."""
+        return [attrs["aria-label"].partition(".")[0] for attrs in self.of_class("plot")]
+
+    def figure(self, title: str) -> dict[str, Any]:
+        """The first chart of this title."""
+        return self.figures[self.titles().index(title)]
+
+
+@pytest.fixture(scope="session")
+def show(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Page]:
+    """Write the page of these folders and parse it."""
+
+    def shown(*folders: Path) -> Page:
+        return Page(write_report(list(folders), tmp_path_factory.mktemp("page") / "report.html"))
+
+    return shown
+
+
+@pytest.fixture(scope="session")
+def page(pipeline: Path, show: Callable[..., Page]) -> Page:
+    """The page of the finished pipeline."""
+    return show(pipeline)
+
+
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pipeline; read only."""
@@ -241,3 +303,15 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_ppo(tmp_path: Path) -> Callable[..., Path]:
     """Write a PPO run under a name: `make_ppo("a", kl_coef=0.1)`."""
     return lambda name, **settings: write_ppo(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def make_pipeline(tmp_path: Path) -> Callable[..., Path]:
+    """Write a pipeline under a name."""
+    return lambda name, **settings: write_pipeline(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def make_lm(tmp_path: Path) -> Callable[..., Path]:
+    """Write a language-model run under a name."""
+    return lambda name, **settings: write_lm(tmp_path / name, **settings)

@@ -1,3 +1,0 @@
-"""A plugin that is no Python."""
-
-class Broken
