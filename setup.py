@@ -19,6 +19,11 @@ PACKAGES = [
 ]
 
 
+def csrc(pattern: str) -> list[str]:
+    """Files of csrc/, as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(pattern))
+
+
 class BuildExtension(build_ext):
     """Compiles with ninja where it can; else records why not, and the install goes on without."""
 
@@ -27,7 +32,8 @@ class BuildExtension(build_ext):
         (extension,) = self.extensions
         package = ROOT / "rlhf_core" if self.inplace else Path(self.build_lib, "rlhf_core")
         library = package / Path(self.get_ext_filename(extension.name)).name
-        scratch = ROOT / "build" / "editable" if self.inplace else Path(self.build_temp)  # kept: ninja rebuilds what changed
+        # An editable install keeps its objects: ninja then compiles what changed.
+        scratch = ROOT / "build" / "editable" if self.inplace else Path(self.build_temp)
         if not compile_extension(ROOT / "csrc", library, scratch, package / "_build.json"):
             self.extensions = []  # setuptools looks for the outputs of those that are listed
 
@@ -37,8 +43,8 @@ setup(
     ext_modules=[
         Extension(
             "rlhf_core._C",
-            sources=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp")),
-            depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".py"}),
+            sources=csrc("*.cpp"),
+            depends=[*csrc("*.h"), *csrc("*.py")],  # so that an sdist has them
             optional=True,
         )
     ],

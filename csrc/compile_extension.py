@@ -89,7 +89,9 @@ def _write_ninja(sources: Path, library: Path, target: Path) -> None:
     objects: list[str] = []
     with target.open("w", encoding="utf-8") as file:
         ninja = Writer(file, width=120)
-        ninja.rule("compile", f"{_compiler()} -MMD -MF $out.d {common} $flags -c $in -o $out", depfile="$out.d", deps="gcc")
+        ninja.rule(
+            "compile", f"{_compiler()} -MMD -MF $out.d {common} $flags -c $in -o $out", depfile="$out.d", deps="gcc"
+        )
         ninja.rule("link", f"{_compiler()} -shared $in -o $out $libraries")
 
         def compile_one(source: Path, name: str, flags: str) -> None:

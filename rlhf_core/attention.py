@@ -29,15 +29,16 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     if cu_seqlens is None:  # a padded batch: rollouts with a KV cache
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return kernels.attention(*rows, cu_seqlens, scale=scaling)[None], None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
+    out = kernels.attention(q, k, v, cu_seqlens, scale=scaling, window=options.get("sliding_window"))
+    return out[None], None
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+def _mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
     # Packed rows come without a mask and need none: cu_seqlens says where sequences end.
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **options)
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 
-disable_progress_bar()  # transformers' own bars for reading and writing a file; ours tell of the run
+disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' own bars for reading and writing a file; ours tell of the run
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)

@@ -57,7 +57,7 @@ class Packed:
 
     def split(self, values: Tensor) -> list[Tensor]:
         """Cut a ``[N]`` tensor into one a sequence."""
-        return list(values.split(self.lengths.tolist()))
+        return list(torch.split(values, self.lengths.tolist()))
 
 
 def offsets(lengths: Iterator[int] | Sequence[int], device: torch.device | None = None) -> Tensor:

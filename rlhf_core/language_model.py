@@ -19,14 +19,14 @@ from .batch import Packed, following
 from .errors import UserError
 
 
-def unadapted(model: nn.Module) -> Any:
+def unadapted(model: Any) -> Any:
     """The transformers model itself, without a peft wrapper (its layers keep their adapters)."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
     """``[N, H]`` last hidden states of a packed row, by our attention; any transformers model with a decoder."""
-    decoder = unadapted(model).base_model
+    decoder: Any = unadapted(model).base_model
     output = decoder(
         input_ids=packed.tokens[None],
         position_ids=packed.positions[None],
@@ -67,9 +67,8 @@ class LanguageModel:
         """``[N]`` float32 log-probabilities (nats) of each token given those before it; 0 at a sequence's first."""
         hidden = hidden_states(self.model, packed)
         head = unadapted(self.model).get_output_embeddings()
-        return following(
-            kernels.token_logprobs(hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature)
-        )
+        logprobs = kernels.token_logprobs(hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature)
+        return following(logprobs)
 
     def logprobs_and_entropy(self, packed: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """``logprobs``, and the ``[N]`` float32 entropy (nats) of the distribution each token was drawn from."""

@@ -132,7 +132,7 @@ def show(stages: list[Stage], composed: Composed[PipelineSettings], console: Con
 def show_samples(stages: list[Stage], composed: Composed[PipelineSettings], console: Console) -> None:
     """The same prompts answered before and after the last stage that sampled."""
     rows = [list(JsonLines(composed.folder / stage.folder / "samples.jsonl").rows()) for stage in stages]
-    sampled = next((found for found in reversed(rows) if found), [])
+    sampled: list[dict[str, Any]] = next((found for found in reversed(rows) if found), [])
     last = [row for row in sampled if row["step"] == sampled[-1]["step"] and row["baseline"] is not None]
     if not last or not composed.settings.samples:
         return

@@ -22,6 +22,8 @@ class ScalarModel(nn.Module):
     arXiv:2203.02155, §3.5) and travels in the checkpoint's config as ``score_bias``.
     """
 
+    bias: Tensor
+
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         """Take a model (plain, or wrapped by peft) and the tokenizer whose tokens it reads."""
         super().__init__()
@@ -37,6 +39,10 @@ class ScalarModel(nn.Module):
         score = unadapted(self.model).score
         return cast(nn.Linear, getattr(score, "modules_to_save", {}).get("default", score))
 
+    def _score(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.head(hidden.to(self.head.weight.dtype))
+        return scores.float()[:, 0] - self.bias
+
     def reset_head(self, std: float) -> None:
         """Normal weights of standard deviation ``std``; 0 gives a head of zeros, as a critic starts."""
         with torch.no_grad():
@@ -45,13 +51,11 @@ class ScalarModel(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """``[N]`` float32, one number a token."""
-        hidden = hidden_states(self.model, packed)
-        return self.head(hidden).float()[:, 0] - self.bias
+        return self._score(hidden_states(self.model, packed))
 
     def last(self, packed: Packed) -> Tensor:
         """``[B]`` float32, the number at each sequence's last token."""
-        hidden = hidden_states(self.model, packed)[packed.cu_seqlens[1:].long() - 1]
-        return self.head(hidden).float()[:, 0] - self.bias
+        return self._score(hidden_states(self.model, packed)[packed.cu_seqlens[1:].long() - 1])
 
     def save(self, folder: Path) -> None:
         """A plain transformers checkpoint, adapters merged, the bias in its config."""

@@ -65,7 +65,7 @@ class Trainer:
         for minibatch in self.algorithm.minibatches(batch):
             for microbatch in minibatch:
                 loss = self.algorithm.loss(microbatch)
-                loss.value.backward()
+                loss.value.backward()  # type: ignore[no-untyped-call]
                 averages.add(loss)
             averages.gradient_norms.append(self.clip_gradients())
             self.optimizer.step()

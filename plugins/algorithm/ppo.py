@@ -148,10 +148,8 @@ class PPO:
             logprobs=scored.logprobs, ref_logprobs=reference * mask, gamma=self.gamma, lam=self.lam,
             kl_coef=self.kl.coef, score_clip=self.score_clip,
         )  # fmt: skip
-        experience = Experience(
-            packed, mask, scored.logprobs, values, scored.scores, gae.advantages, gae.returns, gae.kl
-        )
-        return experience, (gae.mean, gae.var)
+        parts = (scored.logprobs, values, scored.scores, gae.advantages, gae.returns, gae.kl)
+        return Experience(packed, mask, *parts), (gae.mean, gae.var)
 
     def minibatches(self, batch: Batch) -> Iterable[list[Microbatch | Text]]:
         """``epochs`` passes in new orders, each cut into minibatches; pretraining text joins each."""
@@ -182,8 +180,11 @@ class PPO:
             value_clip=self.value_clip, value_coef=self.value_coef, whiten=microbatch.whiten, entropy=entropy,
             entropy_coef=self.entropy_coef, cu_seqlens=old.packed.cu_seqlens, denominator=microbatch.denominator,
         )  # fmt: skip
+        count = int(old.mask.sum())
+        for name in ("policy_loss", "value_loss", "entropy"):  # shares of the minibatch's; means are logged
+            metrics[name] *= microbatch.denominator / max(count, 1)
         first = {"first_ratio_max": metrics["ratio_max"]} if microbatch.first else {}
-        return Loss(loss, metrics | first, int(old.mask.sum()))
+        return Loss(loss, {name: value for name, value in metrics.items() if name != "kl"} | first, count)
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """What the rollout was like."""

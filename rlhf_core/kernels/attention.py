@@ -13,12 +13,31 @@ thought on short prompts. (The eager definition saves none: it gives every respo
 Vaswani et al. (2017), arXiv:1706.03762; grouped heads: arXiv:2305.13245; shared prefixes: arXiv:2402.05099
 """
 
+from itertools import pairwise
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks
 from .dispatch import Op
+
+
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, scale: float | None = None, causal: bool = True,
+    window: int | None = None, responses_per_prompt: Tensor | None = None, return_lse: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, scale: float | None = None, causal: bool = True,
+    window: int | None = None, responses_per_prompt: Tensor | None = None, return_lse: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def attention(
@@ -72,7 +91,7 @@ def attention(
         checks.expect(integral, "responses_per_prompt", "int32", responses_per_prompt.dtype)
     scale = size**-0.5 if scale is None else scale
     out, lse = OP(backend, q, q, k, v, cu_seqlens, scale, causal, window, responses_per_prompt, return_lse)
-    return out if lse is None else (out, lse)
+    return (out, lse) if return_lse and lse is not None else out
 
 
 def _eager(
@@ -88,15 +107,20 @@ def _eager(
 ) -> tuple[Tensor, Tensor | None]:
     """The definition: sequences side by side in ``[B,T]``, their keys in ``[B,S]``."""
     offsets = checks.host_offsets(cu_seqlens, len(q), tail=True)
-    own = list(zip(offsets, offsets[1:], strict=False))
-    if not own or offsets[-1] == 0:
-        nothing = (q.sum() + k.sum() + v.sum()).to(q.dtype) * 0 if len(q) == 0 else None  # stays in the graph
-        return _no_rows(q, nothing), _no_lse(q) if return_lse else None
+    own = list(pairwise(offsets))
+    if offsets[-1] == 0:
+        return _nothing(q, k, v), q.new_full(q.shape[:2], -torch.inf, dtype=checks.statistics_dtype(q))
     if causal and window is None and responses_per_prompt is None and not return_lse:
         return _causal(q, k, v, own, scale), None
     prompts = _prompts(own, responses_per_prompt)
     out, lse = _general(q, k, v, own, prompts, scale, causal, window)
-    return out, lse if return_lse else None
+    return out, lse
+
+
+def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Zeros of q's shape with zero gradients, whatever the inputs hold."""
+    never = torch.zeros((), dtype=torch.bool, device=q.device)
+    return torch.where(never, q, 0.0) + sum(torch.where(never, other, 0.0).sum() for other in (k, v))
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, own: list[tuple[int, int]], scale: float) -> Tensor:
@@ -106,7 +130,8 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, own: list[tuple[int, int]], scale: 
 
     def padded(rows: Tensor) -> Tensor:
         flat = rows.new_zeros(len(own) * longest, *rows.shape[1:])
-        return flat.index_copy(0, slots, rows[: len(slots)]).unflatten(0, (len(own), longest)).transpose(1, 2)
+        batch = flat.index_copy(0, slots, rows[: len(slots)])
+        return batch.view(len(own), longest, *rows.shape[1:]).transpose(1, 2)
 
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(
@@ -124,9 +149,11 @@ def _general(
     queries, keys, seen = _index(own, prompts, len(q), causal, window, q.device)
 
     def gathered(rows: Tensor, index: Tensor) -> Tensor:  # index N is a row of zeros
-        return torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])[index].to(dtype)
+        found = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).index_select(0, index.flatten())
+        return found.view(*index.shape, *rows.shape[1:]).to(dtype)
 
-    grouped = gathered(q, queries).unflatten(2, (k.shape[1], -1))  # [B,T,Hk,G,D]
+    heads = (k.shape[1], q.shape[1] // k.shape[1])
+    grouped = gathered(q, queries).view(*queries.shape, *heads, q.shape[2])  # [B,T,Hk,G,D]
     scores = torch.einsum("btkgd,bskd->bkgts", grouped, gathered(k, keys)) * scale
     scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
     lse = scores.logsumexp(-1)

@@ -3,6 +3,8 @@
 N packed tokens, B sequences.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,8 @@ def shaped(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tenso
     """A given tensor has this shape (−1 is any) and lies on ``like``'s device."""
     if tensor is None:
         return
-    right = tensor.dim() == len(shape) and all(want in (-1, size) for want, size in zip(shape, tensor.shape, strict=False))
-    expect(right, name, f"shape {list(shape)}", list(tensor.shape))
+    same = all(want in (-1, size) for want, size in zip(shape, tensor.shape, strict=False))
+    expect(tensor.dim() == len(shape) and same, name, f"shape {list(shape)}", list(tensor.shape))
     if like is not None:
         expect(tensor.device == like.device, name, f"a tensor on {like.device}", tensor.device)
 
@@ -40,7 +42,7 @@ def boolean(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tens
 
 
 def offsets(cu_seqlens: Tensor, name: str = "cu_seqlens", like: Tensor | None = None) -> int:
-    """``cu_seqlens`` is ``[B+1]`` int32; its values are checked by whoever reads them (``host_offsets``, C++). Gives B."""
+    """``cu_seqlens`` is ``[B+1]`` int32; gives B. Values are checked by whoever reads them (``host_offsets``, C++)."""
     shaped(cu_seqlens, name, (-1,), like)
     expect(cu_seqlens.dtype == torch.int32, name, "int32", cu_seqlens.dtype)
     expect(len(cu_seqlens) >= 1, name, "shape [B+1]", list(cu_seqlens.shape))
@@ -59,7 +61,7 @@ def host_offsets(cu_seqlens: Tensor, tokens: int, *, tail: bool = False) -> list
     expect(found[0] == 0, "cu_seqlens", "to begin with 0", found[0])
     fits = found[-1] <= tokens if tail else found[-1] == tokens
     expect(fits, "cu_seqlens", f"to end with the {tokens} tokens", found[-1])
-    falls = [(left, right) for left, right in zip(found, found[1:], strict=False) if right < left]
+    falls = [(left, right) for left, right in pairwise(found) if right < left]
     expect(not falls, "cu_seqlens", "non-decreasing offsets", falls[:1])
     return found
 

@@ -8,7 +8,7 @@ from .dispatch import Implementation
 
 if extension.why_not() is None:
 
-    @torch.library.register_fake("rlhf::shaped_gae")
+    @torch.library.register_fake("rlhf::shaped_gae")  # type: ignore[untyped-decorator]
     def _shaped_gae_shapes(scores: Tensor, values: Tensor, *rest: object) -> tuple[Tensor, ...]:
         token, scalar = torch.empty_like(values), values.new_empty(())
         return token, token.clone(), token.clone(), scalar.to(torch.int64), scalar.clone(), scalar.clone()

@@ -13,6 +13,7 @@ They get 0 everywhere, and what they hold, NaN included, is never read into anyt
 Schulman et al., "High-dimensional continuous control using generalized advantage estimation" (2016), arXiv:1506.02438
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,7 @@ class GAE(NamedTuple):
     advantages: Tensor
     returns: Tensor
     kl: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count: the name is what its users say
     mean: Tensor
     var: Tensor
 
@@ -149,7 +150,7 @@ def _scan(
 ) -> Tensor:  # fmt: skip
     """``[N]`` advantages; reward and values are 0 where not valid."""
     begins, ends = torch.tensor([offsets[:-1], offsets[1:]], device=values.device)
-    longest = max((end - begin for begin, end in zip(offsets, offsets[1:], strict=False)), default=0)
+    longest = max((end - begin for begin, end in pairwise(offsets)), default=0)
     advantages = torch.zeros_like(values)
     advantage = torch.zeros_like(score)
     for step in range(longest):  # token end−1−step of every sequence that is so long

@@ -1,6 +1,6 @@
 """The losses of critic-free policy optimisation: GRPO, GSPO, CISPO, Dr. GRPO.
 
-N packed tokens, B sequences, w_t a token's weight (``aggregate.py``), ℓ_t = logprobs_t − old_logprobs_t, sg: no gradient.
+N packed tokens, B sequences, w_t a token's weight (``aggregate.py``), ℓ = logprobs − old_logprobs, sg: no gradient.
 
     level="token"     ρ_t = exp(clamp(ℓ_t, ±20))
     level="sequence"  ρ_t = exp(clamp(mean of ℓ over the valid tokens of t's sequence, ±20))             (GSPO)
@@ -80,7 +80,7 @@ def grpo_loss(
         importance: as in ``ppo_loss``.
         aggregate: token (the default), sequence or constant (``aggregate.py``); dr_grpo is constant.
         cu_seqlens: ``[B+1]`` int32.
-        denominator: the global count that replaces this call's own; dr_grpo needs one, e.g. responses × longest allowed.
+        denominator: the global count that replaces this call's own; dr_grpo needs one (responses × longest allowed).
         backend: eager, or None for the configured choice.
 
     Returns:
@@ -94,9 +94,9 @@ def grpo_loss(
     fixed = {"old_logprobs": old_logprobs, "advantages": advantages, "ref_logprobs": ref_logprobs}
     check_tokens(logprobs, mask, **fixed, importance=importance, entropy=entropy)
     check_options(clip_low, clip_high, dual_clip, kl_coef, ref_logprobs, entropy_coef, entropy)
-    usual = "constant" if kind == "dr_grpo" else "token"
-    aggregate = aggregate or usual
-    checks.expect(kind != "dr_grpo" or aggregate == usual, "aggregate", '"constant" with kind="dr_grpo"', repr(aggregate))
+    aggregate = aggregate or ("constant" if kind == "dr_grpo" else "token")
+    constant = kind != "dr_grpo" or aggregate == "constant"
+    checks.expect(constant, "aggregate", '"constant" with kind="dr_grpo"', repr(aggregate))
     checks.expect(kind != "cispo" or dual_clip is None, "dual_clip", 'None with kind="cispo"', dual_clip)
     checks.expect(level == "token" or cu_seqlens is not None, "cu_seqlens", 'offsets with level="sequence"', None)
     check_aggregate(aggregate, cu_seqlens, denominator, logprobs)

@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 from torch import Tensor
 
 from .dispatch import Op
-from .logprobs import IGNORED, token_logprobs
+from .logprobs import IGNORED, TOKEN_LOGPROBS, check_head
 from .policy_terms import Metrics
 from .ppo_loss import Moments, ppo_loss
 
@@ -71,6 +71,7 @@ def linear_policy_loss(
     Raises:
         ValueError: a wrong shape, dtype, device, label or option, named.
     """
+    check_head(hidden, weight, targets, bias, temperature)
     return OP(
         backend, hidden, hidden, weight, targets, old_logprobs, advantages, bias, temperature, entropy, ppo_options
     )
@@ -89,10 +90,7 @@ def _eager(
 ) -> tuple[Tensor, Metrics]:
     """The definition."""
     wanted = entropy or options.get("entropy_coef", 0.0) != 0
-    found = token_logprobs(
-        hidden, weight, targets, bias=bias, temperature=temperature, entropy=wanted, backend="eager"
-    )
-    logprobs, entropies = found if isinstance(found, tuple) else (found, None)
+    logprobs, entropies = TOKEN_LOGPROBS("eager", hidden, hidden, weight, targets, bias, temperature, wanted)
     given, kept = options.get("mask"), targets != IGNORED
     mask = kept if given is None else kept & given
     rest: PPOOptions = {**options, "mask": mask}

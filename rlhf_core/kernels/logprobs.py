@@ -9,6 +9,8 @@ The matrix product accumulates into float32 and the logits stay float32: kept in
 nats. A logit of −inf is a token of probability 0; a row with +inf, or of nothing but −inf, has no distribution: NaN.
 """
 
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,20 @@ from . import checks
 from .dispatch import Op
 
 IGNORED = -100
+
+
+@overload
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, temperature: float = 1.0,
+    entropy: Literal[False] = False, backend: str | None = None,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, temperature: float = 1.0,
+    entropy: Literal[True], backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def token_logprobs(
@@ -46,13 +62,22 @@ def token_logprobs(
     Raises:
         ValueError: a wrong shape, dtype, device or label, named.
     """
-    checks.floating(hidden, "hidden", (-1, -1))
-    checks.floating(weight, "weight", (-1, hidden.shape[1]), hidden)
-    checks.floating(bias, "bias", (len(weight),), hidden)
-    checks.expect(weight.dtype == hidden.dtype, "weight", str(hidden.dtype), weight.dtype)
-    _check_targets(targets, hidden, len(weight), temperature)
+    check_head(hidden, weight, targets, bias, temperature)
     logprobs, entropies = TOKEN_LOGPROBS(backend, hidden, hidden, weight, targets, bias, temperature, entropy)
     return logprobs if entropies is None else (logprobs, entropies)
+
+
+@overload
+def logprobs_from_logits(
+    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, entropy: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def logprobs_from_logits(
+    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, entropy: Literal[True], backend: str | None = None
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def logprobs_from_logits(
@@ -89,9 +114,7 @@ def _token_logprobs(
     return _rows(logits, targets, temperature, entropy)
 
 
-def _from_logits(
-    logits: Tensor, targets: Tensor, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
+def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
     cleared = torch.where((targets != IGNORED)[:, None], logits.to(checks.statistics_dtype(logits)), 0.0)
     return _rows(cleared, targets, temperature, entropy)
 
@@ -106,6 +129,15 @@ def _rows(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) ->
         return logprobs, None
     finite = everything.masked_fill(everything == -torch.inf, 0.0)  # 0·log 0 = 0
     return logprobs, torch.where(kept, -(everything.exp() * finite).sum(-1), 0.0)
+
+
+def check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, temperature: float) -> None:
+    """Raise ``ValueError`` unless these make a linear head and its labels."""
+    checks.floating(hidden, "hidden", (-1, -1))
+    checks.floating(weight, "weight", (-1, hidden.shape[1]), hidden)
+    checks.floating(bias, "bias", (len(weight),), hidden)
+    checks.expect(weight.dtype == hidden.dtype, "weight", str(hidden.dtype), weight.dtype)
+    _check_targets(targets, hidden, len(weight), temperature)
 
 
 def _check_targets(targets: Tensor, like: Tensor, vocabulary: int, temperature: float) -> None:

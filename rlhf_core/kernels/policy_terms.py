@@ -42,9 +42,7 @@ class Keep:
         return self.fixed(terms).sum() / self.valid.sum().clamp(min=1)
 
 
-def whitened(
-    advantages: Tensor, mean: "float | Tensor", var: "float | Tensor", *, shift_mean: bool = True
-) -> Tensor:
+def whitened(advantages: Tensor, mean: "float | Tensor", var: "float | Tensor", *, shift_mean: bool = True) -> Tensor:
     """(A − mean)·(var + 1e-8)^{−1/2}, plus the mean again where it is not to be shifted (any shape)."""
     scale = (torch.as_tensor(var, dtype=advantages.dtype, device=advantages.device) + 1e-8).rsqrt()
     scaled = (advantages - mean) * scale

@@ -64,7 +64,7 @@ def ppo_loss(
         old_logprobs: ``[N]`` nats, of the policy that sampled.
         advantages: ``[N]``.
         mask: ``[N]`` bool, the tokens that count; None means all. What masked slots hold is never read.
-        values: ``[N]`` of the critic being trained; needs ``returns``, and ``old_values`` unless ``value_clip`` is None.
+        values: ``[N]`` of the critic being trained; needs ``returns``, and ``old_values`` if clipped.
         old_values: ``[N]`` of the critic at sampling time.
         returns: ``[N]`` what the critic should have said.
         clip_low: the ratio is clipped at 1 − this.
@@ -76,7 +76,7 @@ def ppo_loss(
         shift_mean: False scales about the mean and keeps it.
         entropy: ``[N]`` nats, of the policy being trained.
         entropy_coef: weight of the entropy bonus.
-        ref_logprobs: ``[N]`` nats, of the reference policy: a KL term in the loss (the one in the reward is shaped_gae's).
+        ref_logprobs: ``[N]`` nats, of the reference policy, for a KL term in the loss (that in the reward is shaped_gae's).
         kl_coef: weight of that term.
         kl_estimator: k1, k2 or k3 (``kl.py``; the gradient of k1 is zero in expectation).
         importance: ``[N]`` weights that correct for a rollout engine that differs; taken as constants.
@@ -86,9 +86,10 @@ def ppo_loss(
         backend: eager, or None for the configured choice.
 
     Returns:
-        A scalar (float32; float64 where an input is), and detached scalars. ``policy_loss``, ``value_loss``, ``entropy``
-        and ``kl`` are aggregated as the loss is and add up over microbatches with it; ``approx_kl``, ``clip_frac``,
-        ``ratio_mean`` and ``value_clip_frac`` are means over this call's own valid tokens; ``ratio_max`` is the largest.
+        A scalar (float32; float64 where an input is), and detached scalars. ``policy_loss``, ``value_loss``,
+        ``entropy`` and ``kl`` are aggregated as the loss is and add up over microbatches with it; ``approx_kl``,
+        ``clip_frac``, ``ratio_mean`` and ``value_clip_frac`` are means over this call's own valid tokens;
+        ``ratio_max`` is the largest.
 
     Raises:
         ValueError: a wrong shape, dtype, device or option, named.

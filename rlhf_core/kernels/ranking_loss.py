@@ -10,6 +10,8 @@ Ouyang et al. (2022), arXiv:2203.02155 (all pairs of a prompt in one batch eleme
 centring: Eisenstein et al. (2023), arXiv:2312.09244
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,8 +36,8 @@ def ranking_loss(
         scores: ``[N]`` of all responses, group after group.
         cu_seqlens: ``[P+1]`` int32 offsets of the groups.
         ranks: ``[N]`` any number dtype; smaller is better, equal is a tie.
-        margin: by how much a better score should exceed: one number for all pairs, or ``[N]`` ratings (larger is better)
-            whose difference is a pair's margin.
+        margin: by how much a better score should exceed: one number for all pairs, or ``[N]`` ratings (larger is
+            better) whose difference is a pair's margin.
         center_coef: keeps scores near 0 on average.
         denominator: the global number of prompts with a pair, so that losses of microbatches add up.
         backend: eager, or None for the configured choice.
@@ -82,7 +84,7 @@ def _eager(
 def _grid(cu_seqlens: Tensor, responses: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """``[P,K]`` where a response is, and its index (N where none is)."""
     offsets = checks.host_offsets(cu_seqlens, responses)
-    longest = max((end - begin for begin, end in zip(offsets, offsets[1:], strict=False)), default=0)
+    longest = max((end - begin for begin, end in pairwise(offsets)), default=0)
     index = cu_seqlens[:-1, None].long() + torch.arange(longest, device=device)
     there = index < cu_seqlens[1:, None]
     return there, torch.where(there, index, responses)

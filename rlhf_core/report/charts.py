@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from rlhf_core.report.text import number
 
+Props = dict[str, object]
 Mark = Literal["dots", "line", "faint", "mean", "cloud"]
 SMOOTHED_FROM = 30
 """Points from which a faint line gets its running mean drawn over it: fewer can be read as they are."""
@@ -72,6 +73,24 @@ class Dot:
     high: float | None = None
 
 
+@dataclass
+class _Sheet:
+    """A figure as it is put together; plotly checks it once, when it is whole."""
+
+    layout: Props
+    traces: list[Props] = field(default_factory=list)
+    shapes: list[Props] = field(default_factory=list)
+    words: list[Props] = field(default_factory=list)
+
+    def json(self) -> str:
+        """The figure, safe inside a script element."""
+        layout = self.layout | {"shapes": self.shapes, "annotations": self.words}
+        content = go.Figure(self.traces, layout).to_plotly_json()
+        content["layout"].pop("template", None)
+        # Inside <script> the HTML parser looks for "</script" and "<!--" whatever the type: no "<" leaves here.
+        return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+
+
 def script() -> str:
     """plotly.js, whole."""
     return str(get_plotlyjs())
@@ -89,38 +108,36 @@ def stack(rows: list[Row], x_title: str = "step", marks: dict[float, str] | None
     Returns:
         The figure as plotly JSON, safe inside a script element.
     """
-    figure = go.Figure(layout=_layout(height=max(300, 80 + each * len(rows))))
-    figure.update_layout(xaxis=_axis(title={"text": x_title, "standoff": 8}, anchor=f"y{len(rows)}".removesuffix("1")))
+    x_axis = _axis(title={"text": x_title, "standoff": 8}, anchor=f"y{len(rows)}".removesuffix("1"))
+    sheet = _Sheet(_layout(max(300, 80 + each * len(rows)), top=44 if marks else 26) | {"xaxis": x_axis})
     for index, row in enumerate(rows):
-        _panel(figure, row, index, len(rows))
+        _panel(sheet, row, index, len(rows))
     for x, label in (marks or {}).items():
         stroke = {"color": _css("muted"), "dash": "dot"}
-        figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", line=stroke)
+        sheet.shapes.append({"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": stroke})
         place = {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "center", "yshift": 18}
-        figure.add_annotation(_words(label, "muted") | place)
-    if marks:
-        figure.update_layout(margin={"t": 44})
-    return _json(figure)
+        sheet.words.append(_words(label, "muted") | place)
+    return sheet.json()
 
 
 def dots(entries: list[Dot], start: float, x_title: str) -> str:
     """A dot for each entry, on a stem from `start` (what knowing nothing scores)."""
-    figure = go.Figure(layout=_layout(height=80 + 42 * len(entries)))
+    names = _axis(autorange="reversed", showgrid=False, automargin=True)
+    axes = {
+        "xaxis": _axis(title={"text": x_title, "standoff": 8}),
+        "yaxis": names | {"tickfont": {"size": 13, "color": _css("ink")}},
+    }
+    sheet = _Sheet(_layout(80 + 42 * len(entries), top=14, right=40) | axes | {"hovermode": "closest"})
     for entry in entries:
         stem = {"mode": "lines", "line": {"color": _css(entry.colour), "width": 2}, "opacity": 0.45}
-        figure.add_scatter(x=[start, entry.x], y=[entry.label] * 2, hoverinfo="skip", **stem)
-    for entry in entries:
-        figure.add_scatter(**_dot(entry))
-    figure.update_xaxes(_axis(title={"text": x_title, "standoff": 8}))
-    names = _axis(autorange="reversed", showgrid=False, automargin=True)
-    figure.update_yaxes(names | {"tickfont": {"size": 13, "color": _css("ink")}})
-    figure.update_layout(hovermode="closest", margin={"t": 14, "r": 40})
-    return _json(figure)
+        sheet.traces.append({"x": [start, entry.x], "y": [entry.label] * 2, "hoverinfo": "skip"} | stem)
+    sheet.traces += [_dot(entry) for entry in entries]
+    return sheet.json()
 
 
-def _dot(entry: Dot) -> dict[str, object]:
+def _dot(entry: Dot) -> Props:
     interval = ""
-    dot: dict[str, object] = {"x": [entry.x], "y": [entry.label], "mode": "markers+text", "cliponaxis": False}
+    dot: Props = {"x": [entry.x], "y": [entry.label], "mode": "markers+text", "cliponaxis": False}
     if entry.low is not None and entry.high is not None:
         interval = f" ({number(entry.low)} to {number(entry.high)})"
         ends = {"array": [entry.high - entry.x], "arrayminus": [entry.x - entry.low], "color": _css(entry.colour)}
@@ -130,25 +147,26 @@ def _dot(entry: Dot) -> dict[str, object]:
     return dot | words | {"marker": {"size": 12, "color": _css(entry.colour)}, "hovertemplate": hover}
 
 
-def _panel(figure: go.Figure, row: Row, index: int, count: int) -> None:
+def _panel(sheet: _Sheet, row: Row, index: int, count: int) -> None:
     gap = 0.32 / count if count > 1 else 0
     height = (1 - gap * (count - 1)) / count
     top = 1 - index * (height + gap)
     key = "yaxis" if index == 0 else f"yaxis{index + 1}"
     axis = "y" if index == 0 else f"y{index + 1}"
     domain = [max(0.0, top - height), top]
-    figure.update_layout({key: _axis(domain=domain, anchor="x", automargin=True, range=_flat(row))})
+    sheet.layout[key] = _axis(domain=domain, anchor="x", automargin=True, range=_flat(row))
     if row.title:
         place = {"x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-        figure.add_annotation(_words(row.title, row.colour, bold=True) | place)
+        sheet.words.append(_words(row.title, row.colour, bold=True) | place)
     if row.band:
         corners = {"x0": 0, "x1": 1, "xref": "paper", "y0": row.band[0], "y1": row.band[1], "yref": axis}
-        figure.add_shape(corners | {"type": "rect", "fillcolor": _css("band"), "line": {"width": 0}, "layer": "below"})
+        sheet.shapes.append(
+            corners | {"type": "rect", "fillcolor": _css("band"), "line": {"width": 0}, "layer": "below"}
+        )
     for level in row.levels:
-        _level(figure, level, axis, next((line.x[0] for line in row.lines if line.x), 0.0))
+        _level(sheet, level, axis, next((line.x[0] for line in row.lines if line.x), 0.0))
     for line in row.lines:
-        for trace in _traces(line):
-            figure.add_scatter(**trace, yaxis=axis)
+        sheet.traces += [trace | {"yaxis": axis} for trace in _traces(line)]
 
 
 def _flat(row: Row) -> list[float] | None:
@@ -160,18 +178,20 @@ def _flat(row: Row) -> list[float] | None:
     return [middle - half, middle + half]
 
 
-def _level(figure: go.Figure, level: Level, axis: str, start: float) -> None:
+def _level(sheet: _Sheet, level: Level, axis: str, start: float) -> None:
     stroke = {"color": _css(level.colour), "width": 1.5, "dash": "dash"}
     # A shape does not widen its axis; an invisible point does.
-    figure.add_scatter(x=[start], y=[level.y], yaxis=axis, hoverinfo="skip", mode="markers", opacity=0)
-    figure.add_shape(type="line", x0=0, x1=1, xref="paper", y0=level.y, y1=level.y, yref=axis, line=stroke)
+    unseen = {"hoverinfo": "skip", "mode": "markers", "opacity": 0}
+    sheet.traces.append({"x": [start], "y": [level.y], "yaxis": axis} | unseen)
+    ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": level.y, "y1": level.y, "yref": axis}
+    sheet.shapes.append(ends | {"type": "line", "line": stroke})
     place = {"x": 1, "xref": "paper", "y": level.y, "yref": axis, "xanchor": "right", "yanchor": "bottom"}
-    figure.add_annotation(_words(level.label, level.colour) | place)
+    sheet.words.append(_words(level.label, level.colour) | place)
 
 
-def _traces(line: Line) -> list[dict[str, object]]:
-    stroke: dict[str, object] = {"color": _css(line.colour), "dash": line.dash}
-    shown: dict[str, object] = {"x": line.x, "y": line.y, "name": escape(line.name), "mode": "lines"}
+def _traces(line: Line) -> list[Props]:
+    stroke: Props = {"color": _css(line.colour), "dash": line.dash}
+    shown: Props = {"x": line.x, "y": line.y, "name": escape(line.name), "mode": "lines"}
     shown |= {"line": stroke | {"width": 2}, "hovertemplate": "%{y:.4~g}"}
     if line.hover:
         words = [escape(words) for words in line.hover]
@@ -193,7 +213,7 @@ def _traces(line: Line) -> list[dict[str, object]]:
     return [shown]
 
 
-def _with_mean(shown: dict[str, object], line: Line, stroke: dict[str, object]) -> list[dict[str, object]]:
+def _with_mean(shown: Props, line: Line, stroke: Props) -> list[Props]:
     """The raw curve, thinned to what a screen can show, under its centred running mean."""
     stride = -(-len(line.x) // MOST_POINTS)
     mean = _running_mean(line.y, max(2, len(line.y) // 40))
@@ -216,7 +236,7 @@ def _running_mean(values: list[float | None], reach: int) -> list[float | None]:
     return mean
 
 
-def _words(text: str, colour: str, bold: bool = False) -> dict[str, object]:
+def _words(text: str, colour: str, bold: bool = False) -> Props:
     shown = f"<b>{escape(text)}</b>" if bold else escape(text)
     return {"text": shown, "showarrow": False, "font": {"size": 12 if bold else 11, "color": _css(colour)}}
 
@@ -225,12 +245,19 @@ def _css(colour: str) -> str:
     return f"var(--{colour})"
 
 
-def _axis(**more: object) -> dict[str, object]:
-    rules = {"gridcolor": _css("grid"), "linecolor": _css("rule"), "zeroline": False, "ticks": "", "nticks": 6}
+def _axis(**more: object) -> Props:
+    rules = {
+        "gridcolor": _css("grid"),
+        "linecolor": _css("rule"),
+        "zeroline": False,
+        "ticks": "",
+        "nticks": 6,
+        "exponentformat": "power",
+    }
     return rules | {"tickfont": {"size": 11, "color": _css("muted")}} | more
 
 
-def _layout(height: int) -> dict[str, object]:
+def _layout(height: int, top: int, right: int = 14) -> Props:
     clear = "rgba(0,0,0,0)"
     return {
         "height": height,
@@ -239,14 +266,7 @@ def _layout(height: int) -> dict[str, object]:
         "showlegend": False,
         "hovermode": "x unified",
         "hoversubplots": "axis",
-        "margin": {"l": 8, "r": 14, "t": 26, "b": 44, "pad": 4},
+        "margin": {"l": 8, "r": right, "t": top, "b": 44, "pad": 4},
         "font": {"size": 12, "color": _css("muted")},
         "hoverlabel": {"bgcolor": _css("surface"), "bordercolor": _css("rule"), "font": {"color": _css("ink")}},
     }
-
-
-def _json(figure: go.Figure) -> str:
-    content = figure.to_plotly_json()
-    content["layout"].pop("template", None)
-    # Inside <script> the HTML parser looks for "</script" and "<!--" whatever the type: no "<" leaves here.
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")

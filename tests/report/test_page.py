@@ -102,7 +102,7 @@ def test_the_judges_peak_is_told_and_marked(page, pipeline):
 def test_a_judge_that_never_falls_is_not_marked(show, make_ppo):
     page = show(make_ppo("ppo", decline=False))
     assert "sentiment is highest at the end" in page.text
-    assert "shapes" not in page.figure("Reward against KL")["layout"]
+    assert not page.figure("Reward against KL")["layout"].get("shapes")
 
 
 def test_length_is_drawn_in_percent_of_the_start(page, pipeline):

@@ -15,10 +15,10 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def log(folder, steps, **options) -> None:
+def log(run, steps, **options) -> None:
     tracker = TensorBoard(**options)
     assert isinstance(tracker, Tracker)
-    tracker.start(folder)
+    tracker.start(run)
     for step in steps:
         tracker.log(step, {"loss": 1 / step, "reward/sentiment": float(step)}, "train")
     if steps:
