@@ -38,6 +38,7 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "C++ ops of rlhf_core.kernels (registered with torch on import).";
-  module.def("build_info", &build_info,
-             "Instruction sets compiled in (isas) and in use (isa), compiler, and the versions built against.");
+  module.def(
+      "build_info", &build_info,
+      "Instruction sets compiled in (isas) and in use (isa), compiler, and the versions built against.");
 }

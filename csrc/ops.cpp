@@ -6,9 +6,11 @@
 
 TORCH_LIBRARY(rlhf, library) {
   library.def(
-      "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, Tensor? logprobs, "
+      "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, Tensor? "
+      "logprobs, "
       "Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, str kl_estimator, "
-      "float? score_clip) -> (Tensor advantages, Tensor returns, Tensor kl, Tensor count, Tensor mean, Tensor var)");
+      "float? score_clip) -> (Tensor advantages, Tensor returns, Tensor kl, Tensor count, Tensor mean, "
+      "Tensor var)");
 }
 
 TORCH_LIBRARY_IMPL(rlhf, CPU, library) { library.impl("shaped_gae", &rlhf::shaped_gae_cpu); }

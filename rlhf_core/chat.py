@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def language_model_folder(run: Path) -> Path:
-    """The checkpoint to talk to: of a run, of a pipeline's last stage that yields a language model, or ``run`` itself."""
+    """The checkpoint to talk to: a run's, that of a pipeline's last stage with a language model, or ``run`` itself."""
     if not run.is_dir():
         siblings = [str(folder) for folder in run.parent.glob("*/")]
         raise UserError(f"{run}: there is no such folder{did_you_mean(str(run), siblings)}")
@@ -141,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rlhf chat",
-        description="Talk to the language model of a run, a pipeline, or a transformers checkpoint. /help lists commands.",
+        description="Talk to the language model of a run, a pipeline, or a transformers checkpoint.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,5 +1,6 @@
 """A conversation with a language model in a terminal, or over a pipe: one line of input is one turn."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,13 +120,16 @@ class Session:
         streamer = Streamer(self.tokenizer, self.out)
         try:
             self.generate(tokens, streamer)
+        except RuntimeError as error:  # out of memory; probabilities that are not numbers
+            self.turns.pop()
+            raise UserError(f"no answer: {str(error).splitlines()[0]}") from error
         except KeyboardInterrupt:
-            streamer.end()
+            streamer.end()  # type: ignore[no-untyped-call]
             self.notes.print("(cut short)")
         self.turns.append(Message("assistant", streamer.text.strip()))
 
     def fitting_tokens(self) -> list[int]:
-        """The conversation's tokens, up to where the model speaks; the oldest turns go where there is no room for all."""
+        """The tokens up to where the model speaks; the oldest turns go where there is no room for all."""
         room = self.context - min(self.sampling.max_new_tokens, self.context // 2)
         dropped = 0
         while len(tokens := self.tokens()) > room:
@@ -189,11 +193,11 @@ def load(folder: Path, device: torch.device) -> tuple[Any, Any]:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{folder}: cannot be loaded ({cause})") from error
-    return model, tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def lines() -> Iterator[str]:
@@ -202,10 +206,8 @@ def lines() -> Iterator[str]:
         if not sys.stdin.isatty():
             yield from sys.stdin
             return
-        try:
-            import readline  # noqa: F401  # gives input() line editing and a history; not on every system
-        except ImportError:
-            pass
+        with contextlib.suppress(ImportError):  # not on every system
+            import readline  # noqa: F401  # gives input() line editing and a history
         while True:
             yield input("› ")
     except (EOFError, KeyboardInterrupt):

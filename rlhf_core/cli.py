@@ -68,15 +68,15 @@ def _pipeline(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    from rlhf_core import report as module  # plotting libraries are slow to import
+    from rlhf_core.report import main as write_report  # plotting libraries are slow to import
 
-    return int(module.main(rest) or 0)
+    return write_report(rest)
 
 
 def _chat(rest: list[str]) -> int:
-    from rlhf_core import chat as module  # torch is slow to import
+    from rlhf_core.chat import main as chat  # torch is slow to import
 
-    return int(module.main(rest) or 0)
+    return chat(rest)
 
 
 def _doctor(rest: list[str]) -> int:

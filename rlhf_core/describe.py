@@ -5,7 +5,7 @@ they are imported from.
 """
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ class FieldDoc:
     """One configuration key."""
 
     name: str
+    """dotted where it belongs to a dataclass inside the plugin (``optimizer.lr``)"""
     type: str
     default: str | None
     """as written in the source; None where a value has to be given"""
@@ -69,17 +70,11 @@ def describe_class(module: str, name: str) -> Description:
         return Description(file, problem=f"cannot be read: {error}")
     if found is None:
         return Description(file, problem=f"has no class {name}")
-    fields: dict[str, FieldDoc] = {}
-    api: int | None = None
-    for owner, node in found:
-        source = _source(owner)
-        fields.update({field.name: field for field in _fields(node, source.lines)})
-        own_api = _api(node)
-        api = api if own_api is None else own_api
+    fields, api = _collect(found)
     owner, node = found[-1]
     problem = "" if _is_dataclass(node, bases=len(found) - 1) else "is no dataclass; decorate it with @dataclass"
     doc = ast.get_docstring(node) or ""
-    return Description(_source(owner).file, node.lineno, doc, tuple(fields.values()), api, problem)
+    return Description(_source(owner).file, node.lineno, doc, fields, api, problem)
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,29 @@ def _source(module: str) -> _Source:
         raise FileNotFoundError(module)
     text = file.read_text(encoding="utf-8")
     return _Source(file, ast.parse(text, str(file)), text.splitlines())
+
+
+def _collect(chain: list[tuple[str, ast.ClassDef]]) -> tuple[tuple[FieldDoc, ...], int | None]:
+    """Fields and API number of a class with its bases; later ones win."""
+    fields: dict[str, tuple[FieldDoc, ...]] = {}
+    api: int | None = None
+    for owner, node in chain:
+        for field in _fields(node, _source(owner).lines):
+            fields[field.name] = _spread(owner, field)
+        own_api = _api(node)
+        api = api if own_api is None else own_api
+    return tuple(field for group in fields.values() for field in group), api
+
+
+def _spread(owner: str, field: FieldDoc) -> tuple[FieldDoc, ...]:
+    """The field, or the fields of the dataclass it holds, with the values it is made with."""
+    made = ast.parse(field.default or "None", mode="eval").body
+    if not isinstance(made, ast.Call) or not isinstance(made.func, ast.Name):
+        return (field,)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in made.keywords}
+    inner = _collect(_find_class(owner, made.func.id, ()) or [])[0]
+    parts = (replace(part, default=given.get(part.name, part.default)) for part in inner)
+    return tuple(replace(part, name=f"{field.name}.{part.name}") for part in parts) or (field,)
 
 
 def _find_class(module: str, name: str, seen: tuple[str, ...]) -> list[tuple[str, ast.ClassDef]] | None:

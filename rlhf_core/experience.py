@@ -33,7 +33,8 @@ class Scored:
         logprobs: ``[N]`` float32 (nats), as they were sampled.
         scores: ``[B]`` float32.
         cut: ``[B]`` bool, responses that reached the length limit.
-        metrics: the mean of each part of the reward, and the share of responses that ended by themselves.
+        parts: ``[B]`` scores of each part of the reward, by its name with ``reward/`` in front.
+        metrics: the mean of each part, and the share of responses that ended by themselves.
     """
 
     samples: Samples
@@ -42,6 +43,7 @@ class Scored:
     logprobs: Tensor
     scores: Tensor
     cut: Tensor
+    parts: dict[str, Tensor]
     metrics: dict[str, float]
 
 
@@ -107,9 +109,10 @@ def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt]
     scores, parts = score_with_parts(run.reward, samples)
     packed, mask, logprobs = pack(rollout, run.device)
     cut = torch.tensor([stop == "length" for stop in rollout.stops], device=run.device)
-    metrics = {f"reward/{name}": float(part.mean()) for name, part in parts.items()}
+    named = {f"reward/{name}": part for name, part in parts.items()}
+    metrics = {name: float(part.mean()) for name, part in named.items()}
     metrics["eos_frac"] = 1 - float(cut.float().mean())
-    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, metrics)
+    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, named, metrics)
 
 
 def pack(rollout: Rollout, device: torch.device) -> tuple[Packed, Tensor, Tensor]:

@@ -41,10 +41,9 @@ class HeldOut:
         now = self.answers() if step else self.start
         experience, _ = advantages(now)
         statistics = experience.statistics()
-        start = self.start.scores
-        metrics = {name: statistics[name] for name in ("reward", "reward_std", "kl", "length")} | now.metrics
-        metrics["reward_start"] = float(start.mean())
-        metrics["reward_gain_sd"] = (metrics["reward"] - float(start.mean())) / max(1e-8, float(start.std(correction=0)))
+        metrics = {name: statistics[name] for name in ("reward_std", "kl", "length")} | now.metrics
+        for name, scores in {"reward": now.scores, **now.parts}.items():
+            metrics |= gain(name, scores, self.start.parts.get(name, self.start.scores))
         metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
         for evaluator in self.run.evaluators.values():
             metrics |= evaluator.evaluate(Subject(samples=now.samples, baseline=self.start.samples))
@@ -77,8 +76,13 @@ class HeldOut:
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What changed, in one line."""
-        text = (
-            f"reward {metrics['reward_start']:+.2f} → {metrics['reward']:+.2f} ({metrics['reward_gain_sd']:+.1f} SD), "
-            f"KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
-        )
+        gains = {name: metrics[f"{name}_gain_sd"] for name in ("reward", *self.start.parts)}
+        text = ", ".join(f"{name} {value:+.1f} SD" for name, value in gains.items())
+        text += f", KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
         return text + (f", wins {metrics['win_rate']:.0%}" if "win_rate" in metrics else "")
+
+
+def gain(name: str, scores: Tensor, start: Tensor) -> dict[str, float]:
+    """The mean of scores, that of the start's, and the difference in standard deviations of the start's."""
+    mean, before, spread = float(scores.mean()), float(start.mean()), float(start.std(correction=0))
+    return {name: mean, f"{name}_start": before, f"{name}_gain_sd": (mean - before) / max(spread, 1e-8)}

@@ -62,8 +62,8 @@ examples
   rlhf info ppo                                            the name alone, where only one kind has it""",
     "report": """usage: rlhf report RUN [RUN …] [--output FILE]
 
-Writes report.html, one file that opens without a network: curves, samples before and after, a token view.
-Several runs, or the folder of a sweep, are compared: what differs in their configs, and what came of it.
+Writes report.html into RUN, one file that opens without a network: curves, samples before and after, a token view.
+Several runs give comparison.html, here: what differs in their configs, and what came of it.
 
 examples
   rlhf report runs/2026-01-31_12-00-00_default
@@ -72,11 +72,22 @@ examples
     "chat": """usage: rlhf chat RUN [options]
 
 Talk to what a run produced: a run folder, a pipeline folder, or any transformers checkpoint.
-In the conversation /reset forgets what was said.
+
+options
+  --temperature X     from 0 (greedy) up (0.7)
+  --top-p X           nucleus sampling, a share up to 1, which is off (1)
+  --top-k N           the N likeliest tokens only; 0 is off (0)
+  --max-new-tokens N  longest answer (256)
+  --seed N            for answers that can be repeated
+  --device NAME       auto, cpu, cuda or cuda:N (auto)
+
+in the conversation
+  /reset              forget what was said
+  /help               what else there is
 
 examples
   rlhf chat runs/2026-01-31_12-00-00_default
-  rlhf chat runs/2026-01-31_12-00-00_ppo --temperature 0.7""",
+  rlhf chat runs/2026-01-31_12-00-00_ppo --temperature 0.3 --seed 1""",
     "doctor": """usage: rlhf doctor [--json]
 
 Versions, device, instruction set, how the extension was built, which backend each kernel has here and why another is
@@ -122,16 +133,13 @@ def _hydra_help(command: str) -> Iterator[str]:
         yield f"  {group:11} {', '.join(options(group)) or 'none installed'}{several}"
     yield "\nkeys"
     name = "TrainSettings" if train else "PipelineSettings"
-    yield from _keys("", describe_class("rlhf_core.settings", name).fields)
+    yield from _keys(describe_class("rlhf_core.settings", name).fields)
     yield f"\n{_OPTIONS}\n"
     yield _TRAIN_EXAMPLES if train else _PIPELINE_EXAMPLES
 
 
-def _keys(prefix: str, fields: tuple[FieldDoc, ...]) -> Iterator[str]:
+def _keys(fields: tuple[FieldDoc, ...]) -> Iterator[str]:
     for field in fields:
-        nested = describe_class("rlhf_core.settings", field.type).fields if field.type.isidentifier() else ()
-        if nested:
-            yield from _keys(f"{field.name}.", nested)
-        elif prefix + field.name not in (*KINDS, "stage_overrides"):
+        if field.name not in (*KINDS, "stage_overrides"):
             default = "" if field.default is None else field.default.strip("'\"").replace("None", "null")
-            yield f"  {prefix + field.name + '=' + default:32} {field.doc}"
+            yield f"  {field.name + '=' + default:32} {field.doc}"

@@ -175,6 +175,7 @@ def _composed(
         for group, names in chosen.items()
         if names is not None and not str(group).startswith("hydra/")
     }
+    _refuse_strays(config)
     for path, node in _typed_nodes(config, ""):
         _refuse_unknown_keys(path, node)
         _note_plugin(choices, path, node)
@@ -199,6 +200,19 @@ def _typed_nodes(node: Container, path: str) -> Iterator[tuple[str, DictConfig]]
         child = node._get_node(key)
         if isinstance(child, Container):
             yield from _typed_nodes(child, f"{path}.{key}".lstrip("."))
+
+
+def _refuse_strays(config: DictConfig) -> None:
+    """Values for a plugin that nobody chose, say in an experiment whose choice was overridden."""
+    places = {kind: config.get(kind) for kind in plugins.KINDS if kind not in plugins.SEVERAL}
+    for kind in plugins.SEVERAL:
+        places |= {f"{kind}.{name}": node for name, node in (config.get(kind) or {}).items()}
+    for path, node in places.items():
+        cls = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+        if node is not None and (cls is None or plugins.loaded(cls) is None):
+            kind, _, name = path.partition(".")
+            choice = f"{kind}=[{name}]" if name else f"{kind}=NAME"
+            raise UserError(f"{path}: has values, but no plugin is chosen there; add {choice}, or drop them: ~{path}")
 
 
 def _refuse_unknown_keys(path: str, node: DictConfig) -> None:

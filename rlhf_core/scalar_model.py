@@ -37,7 +37,8 @@ class ScalarModel(nn.Module):
     def head(self) -> nn.Linear:
         """The last layer."""
         score = unadapted(self.model).score
-        return cast(nn.Linear, getattr(score, "modules_to_save", {}).get("default", score))
+        copies = getattr(score, "modules_to_save", None)  # peft trains a copy of it
+        return cast(nn.Linear, score if copies is None else copies["default"])
 
     def _score(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.head(hidden.to(self.head.weight.dtype))

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import OverrideParseException
 
 from rlhf_core.errors import UserError
-from rlhf_core.plugins import KINDS, did_you_mean
+from rlhf_core.plugins import KINDS, SEVERAL, did_you_mean
 from rlhf_core.settings import PipelineSettings
 
 _STORE = "stage_overrides"
@@ -70,9 +70,16 @@ def merge(base: Sequence[str], extra: Sequence[str]) -> list[str]:
     Choosing another plugin for a group (``reward=sentiment``) drops the values ``base`` gave to the old one
     (``reward.path=…``): they would be unknown keys of the new one.
     """
-    chosen = {key for key in map(_key, extra) if key in KINDS}
-    kept = [text for text in base if _key(text) not in chosen and _key(text).partition(".")[0] not in chosen]
-    return [*kept, *extra]
+    chosen = {key: value for key, value in map(_split, extra) if key in KINDS}
+    return [*(text for text in base if _holds(text, base, chosen)), *extra]
+
+
+def _holds(text: str, base: Sequence[str], chosen: Mapping[str, str]) -> bool:
+    """Whether an override still means something after the choices that follow it."""
+    kind, *rest = re.split(r"[.@]", _split(text)[0])
+    if kind not in chosen or f"{kind}={chosen[kind]}" in base:
+        return True
+    return kind in SEVERAL and bool(rest) and rest[0] in re.findall(r"[\w-]+", chosen[kind])
 
 
 def resolve_stage(text: str, folders: Mapping[str, Path]) -> str:
@@ -113,7 +120,8 @@ def _values(parsed: Override, stage: str, multirun: bool) -> list[str]:
     if not parsed.is_sweep_override():
         return [key + line[line.index("=") :] if "=" in line else key]
     if not multirun:
-        raise UserError(f"{line}: several values need -m to sweep over them; for a list write key=[a,b]")
+        name, _, several = line.partition("=")
+        raise UserError(f"{line}: several values need -m to sweep over them; for a list write {name}=[{several}]")
     if parsed.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         raise UserError(f"{line}: list the values; interval() and glob() do not work for one stage of a pipeline")
     return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
@@ -129,5 +137,6 @@ def _unpack_one(text: str) -> str:
     return f"{sign}{stage}.{line[len(sign) :]}"
 
 
-def _key(text: str) -> str:
-    return text.lstrip("+~").partition("=")[0]
+def _split(text: str) -> tuple[str, str]:
+    key, _, value = text.lstrip("+~").partition("=")
+    return key, value

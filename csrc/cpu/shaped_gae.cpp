@@ -1,11 +1,11 @@
 // The scan of shaped_gae over a block of sequences: sequential in time, one sequence a SIMD lane.
 //
 // Sequences are aligned at their ends and walked backwards a tile of kSteps tokens at a time:
-//   load     tile[step][row] ← r_t = rewards_t − kl_coef·kl_t and V_t; kl_t goes out; a masked token counts as absent
-//   scan     δ_t = r_t + γ·V(next valid) − V_t;  A_t = δ_t + γλ·A(next valid)     all rows of a step at once
-//   store    A_t and A_t + V_t
-// In registers a row carries A and V of its next valid token, and its score until the last valid token took it.
-// Compiled once an instruction set (isa.h); tuning is yet to come.
+//   load     tile[step][row] ← r_t = rewards_t − kl_coef·kl_t and V_t; kl_t goes out; a masked token counts
+//   as absent scan     δ_t = r_t + γ·V(next valid) − V_t;  A_t = δ_t + γλ·A(next valid)     all rows of a
+//   step at once store    A_t and A_t + V_t
+// In registers a row carries A and V of its next valid token, and its score until the last valid token took
+// it. Compiled once an instruction set (isa.h); tuning is yet to come.
 
 #include "shaped_gae.h"
 
@@ -21,7 +21,8 @@ struct Tile {
   alignas(64) T reward[kSteps][kRows];
   alignas(64) T value[kSteps][kRows];
   alignas(64) T advantage[kSteps][kRows];
-  alignas(64) T valid[kSteps][kRows];  // 1 or 0, as wide as its neighbours so that a select needs no conversion
+  // 1 or 0, as wide as its neighbours so that a select needs no conversion
+  alignas(64) T valid[kSteps][kRows];
 };
 
 template <typename T>
@@ -63,7 +64,8 @@ void start(const ShapedGae<T>& task, int64_t first, int64_t last, Carry<T>& carr
   }
 }
 
-// Tokens end−1, end−2, … of one sequence into steps 0, 1, … of its lane; steps past its beginning count as masked.
+// Tokens end−1, end−2, … of one sequence into steps 0, 1, … of its lane; steps past its beginning count as
+// masked.
 template <typename T>
 void load(const ShapedGae<T>& task, int64_t end, int64_t count, int64_t row, Tile<T>& tile) {
   for (int64_t step = 0; step < kSteps; ++step) {
@@ -85,7 +87,8 @@ void scan(const ShapedGae<T>& task, Tile<T>& tile, Carry<T>& carry) {
     for (int64_t row = 0; row < kRows; ++row) {
       const bool valid = tile.valid[step][row] != 0;
       const T value = tile.value[step][row];
-      const T delta = (tile.reward[step][row] + carry.score[row]) + task.gamma * carry.next_value[row] - value;
+      const T delta =
+          (tile.reward[step][row] + carry.score[row]) + task.gamma * carry.next_value[row] - value;
       const T advantage = delta + task.gamma_lam * carry.advantage[row];
       tile.advantage[step][row] = valid ? advantage : T(0);
       carry.advantage[row] = valid ? advantage : carry.advantage[row];
@@ -103,8 +106,8 @@ void store(const ShapedGae<T>& task, int64_t end, int64_t count, int64_t row, co
   }
 }
 
-// Σ f(advantage) over the valid tokens of [begin, end), in kSums independent sums so that the order is fixed and SIMD
-// can follow it.
+// Σ f(advantage) over the valid tokens of [begin, end), in kSums independent sums so that the order is fixed
+// and SIMD can follow it.
 constexpr int64_t kSums = 8;
 
 template <typename T, typename F>
@@ -159,8 +162,12 @@ Moments run(const ShapedGae<T>& task, int64_t first, int64_t last) {
 
 }  // namespace
 
-Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last) { return run(task, first, last); }
+Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last) {
+  return run(task, first, last);
+}
 
-Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last) { return run(task, first, last); }
+Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last) {
+  return run(task, first, last);
+}
 
 }  // namespace rlhf::cpu::RLHF_ISA

@@ -35,15 +35,15 @@ struct Moments {
   double mean, squares;
 };
 
-// Sequences handled together, one a SIMD lane. Part of the definition of the statistics' order of summation, and so
-// the same for every instruction set.
+// Sequences handled together, one a SIMD lane. Part of the definition of the statistics' order of summation,
+// and so the same for every instruction set.
 constexpr int64_t kRows = 16;
 
 // Fills the outputs of the sequences [first, last), at most kRows of them, and returns their moments.
-#define RLHF_DECLARE(ISA)                                                                    \
-  namespace ISA {                                                                            \
-  Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last);        \
-  Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last);       \
+#define RLHF_DECLARE(ISA)                                                              \
+  namespace ISA {                                                                      \
+  Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last);  \
+  Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last); \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

@@ -1,5 +1,8 @@
 """Any transformers causal language model, whole or through LoRA adapters."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from rlhf_core.contracts.data import Data
 from rlhf_core.errors import UserError
@@ -44,7 +48,8 @@ class HF:
         """A one-label sequence classifier from the checkpoint at ``path`` (a language model's or a classifier's)."""
         start = path or self._path()
         tokenizer = self._tokenizer(start)
-        model = self._load(AutoModelForSequenceClassification, start, num_labels=1)
+        with quiet():  # a language model's checkpoint lacks the new head, and transformers says so at length
+            model = self._load(AutoModelForSequenceClassification, start, num_labels=1)
         model.config.pad_token_id = tokenizer.pad_token_id  # which token the stock forward takes for padding
         return ScalarModel(self._adapt(model, "SEQ_CLS"), tokenizer)
 
@@ -76,7 +81,20 @@ class HF:
         from peft import LoraConfig, get_peft_model  # half a second that only LoRA needs
 
         config = LoraConfig(task_type=task, r=self.lora.rank, lora_alpha=self.lora.alpha, target_modules="all-linear")
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():  # peft reads a property that transformers has renamed, once a model
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            return get_peft_model(model, config)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors from transformers' log."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def missing(path: str, error: Exception) -> str:

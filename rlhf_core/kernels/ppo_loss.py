@@ -76,7 +76,7 @@ def ppo_loss(
         shift_mean: False scales about the mean and keeps it.
         entropy: ``[N]`` nats, of the policy being trained.
         entropy_coef: weight of the entropy bonus.
-        ref_logprobs: ``[N]`` nats, of the reference policy, for a KL term in the loss (that in the reward is shaped_gae's).
+        ref_logprobs: ``[N]`` nats, of the reference policy, for a KL term in the loss (shaped_gae's is in the reward).
         kl_coef: weight of that term.
         kl_estimator: k1, k2 or k3 (``kl.py``; the gradient of k1 is zero in expectation).
         importance: ``[N]`` weights that correct for a rollout engine that differs; taken as constants.

@@ -71,7 +71,7 @@ def _eager(
     pair = (rank[:, :, None] < rank[:, None, :]) & there[:, :, None] & there[:, None, :]
     pairs = pair.sum((1, 2), keepdim=True)
     prompts = (pairs > 0).sum().clamp(min=1) if denominator is None else denominator
-    weight = pair / (pairs.clamp(min=1) * prompts)
+    weight = pair.to(s.dtype) / (pairs.clamp(min=1) * prompts)
 
     difference = s[:, :, None] - s[:, None, :]
     gap = difference if margin is None else difference - _margin(margin, grid, s)

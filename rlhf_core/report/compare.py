@@ -75,7 +75,8 @@ def groups(pipelines: list[Pipeline]) -> list[Group]:
 
 def group(title: str, entries: list[Entry]) -> Group:
     """Tables and curves of runs that did the same thing."""
-    held_out = _names(entries, lambda run: run.held_out)
+    measured = _names(entries, lambda run: run.held_out)
+    held_out = [name for name in measured if "_start" not in name]  # the start model's numbers do not move
     train = [name for name in _names(entries, lambda run: run.train) if name not in held_out]
     panels = [frontier(entries)] if {"reward", "kl"} <= {*held_out, *train} else []
     panels += [_overlay(entries, name, lambda run: run.held_out, "dots") for name in held_out]

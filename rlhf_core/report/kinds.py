@@ -24,7 +24,8 @@ POLICY_GRADIENT = Kind(
     panels_ppo.policy_gradient,
     tiles.policy_gradient,
     frozenset({"reward", "kl", "kl_coef", "length", "entropy", "clip_frac", "approx_kl"})
-    | {"value_loss", "explained_variance", "win_rate", "win_rate_low", "win_rate_high"},
+    | {"value_loss", "explained_variance", "win_rate", "win_rate_low", "win_rate_high"}
+    | {"reward_start", "reward_gain_sd", "length_ratio"},  # the same curves in other units
 )
 BY_ALGORITHM = {"lm": LANGUAGE_MODEL, "sft": LANGUAGE_MODEL, "reward_model": RANKING, "ppo": POLICY_GRADIENT}
 

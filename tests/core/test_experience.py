@@ -1,0 +1,94 @@
+"""Rollouts in one row: masks from lengths, selection, minibatches, and what is reported of them."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from rlhf_core.batch import Packed
+from rlhf_core.contracts.rollout import Rollout
+from rlhf_core.experience import Experience, minibatches, pack
+
+PROMPTS = [[9, 0, 5], [0], [7, 7], [6, 5]]
+RESPONSES = [[1, 2, 0], [3], [0, 0, 4, 0], [8, 0]]
+"""Token 0 is the end token, and padding: prompts contain it, and responses hold it inside."""
+
+
+@pytest.fixture
+def experience():
+    packed = Packed.of([prompt + response for prompt, response in zip(PROMPTS, RESPONSES, strict=True)])
+    flags = [[False] * len(p) + [True] * len(r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    mask = torch.tensor([flag for row in flags for flag in row])
+    numbers = torch.arange(len(mask), dtype=torch.float32)
+    rows = [(numbers + 100 * place) * mask for place in range(5)]
+    return Experience(packed, mask, rows[0], rows[1], torch.tensor([1.0, 2.0, 4.0, 8.0]), rows[2], rows[3], rows[4])
+
+
+def test_masks_come_from_lengths(experience):
+    logprobs = [-torch.arange(1.0, len(response) + 1) for response in RESPONSES]
+    packed, mask, packed_logprobs = pack(Rollout(PROMPTS, RESPONSES, logprobs, ["eos"] * 4), torch.device("cpu"))
+    assert torch.equal(packed.tokens, experience.packed.tokens)
+    assert torch.equal(mask, experience.mask)
+    for row, flags, expected in zip(packed.split(packed_logprobs), packed.split(mask), logprobs, strict=True):
+        assert torch.equal(row[flags], expected)
+        assert not row[~flags].any()
+
+
+def test_a_response_without_tokens_packs():
+    packed, mask, logprobs = pack(Rollout([[1, 2]], [[]], [torch.zeros(0)], ["length"]), torch.device("cpu"))
+    assert (packed.tokens.tolist(), mask.tolist(), logprobs.tolist()) == ([1, 2], [False, False], [0.0, 0.0])
+
+
+def test_select_takes_whole_sequences_in_the_order_asked(experience):
+    chosen = experience.select([2, 0])
+    assert chosen.packed.tokens.tolist() == PROMPTS[2] + RESPONSES[2] + PROMPTS[0] + RESPONSES[0]
+    assert chosen.packed.cu_seqlens.tolist() == [0, 6, 12]
+    assert chosen.packed.cu_seqlens.dtype == torch.int32
+    assert chosen.scores.tolist() == [4.0, 1.0]
+    rows = torch.tensor([8, 9, 10, 11, 12, 13, 0, 1, 2, 3, 4, 5])
+    for name in ("mask", "logprobs", "values", "advantages", "returns", "kl"):
+        assert torch.equal(getattr(chosen, name), getattr(experience, name)[rows]), name
+
+
+def test_sums_a_sequence(experience):
+    expected = [float(part.sum()) for part in experience.packed.split(experience.returns)]
+    assert experience.per_sequence(experience.returns).tolist() == expected
+
+
+def test_statistics_are_of_the_tokens_the_policy_chose(experience):
+    statistics = experience.statistics()
+    assert statistics["reward"] == 3.75
+    assert statistics["reward_std"] == pytest.approx((sum((s - 3.75) ** 2 for s in (1, 2, 4, 8)) / 4) ** 0.5)
+    assert statistics["length"] == sum(map(len, RESPONSES)) / 4
+    assert statistics["kl"] == pytest.approx(float(experience.kl.sum()) / 4)
+    returns, values = experience.returns[experience.mask], experience.values[experience.mask]
+    assert statistics["explained_variance"] == pytest.approx(1 - float((returns - values).var() / returns.var()))
+
+
+def test_explained_variance_of_constant_returns_is_zero(experience):
+    flat = Experience(*[getattr(experience, name) for name in ("packed", "mask", "logprobs", "values", "scores")],
+                      experience.advantages, experience.mask * 2.0, experience.kl)  # fmt: skip
+    assert flat.statistics()["explained_variance"] == 0.0
+
+
+@pytest.mark.parametrize("budget", [1, 7, 1000])
+def test_each_pass_takes_every_sequence_once(experience, budget):
+    generator = torch.Generator().manual_seed(0)
+    cut = list(minibatches(experience, 3, 2, budget, generator))
+    assert len(cut) == 6
+    for start in range(0, 6, 2):
+        seen = Counter(float(score) for pieces, _ in cut[start : start + 2] for piece in pieces for score in piece.scores)
+        assert seen == Counter([1.0, 2.0, 4.0, 8.0])
+    for pieces, tokens in cut:
+        assert tokens == sum(int(piece.mask.sum()) for piece in pieces)
+        assert sum(len(piece.scores) for piece in pieces) == 2
+        assert all(len(piece.packed.tokens) <= budget or len(piece.scores) == 1 for piece in pieces)
+
+
+def test_the_cut_of_minibatches_does_not_depend_on_the_budget(experience):
+    def order(budget: int) -> list[list[float]]:
+        cut = minibatches(experience, 4, 2, budget, torch.Generator().manual_seed(3))
+        return [[float(score) for piece in pieces for score in piece.scores] for pieces, _ in cut]
+
+    assert order(1) == order(7) == order(1000)
+    assert len({tuple(sum(order(1)[place : place + 2], [])) for place in range(0, 8, 2)}) > 1  # passes differ
