@@ -16,12 +16,12 @@ SCHEDULES = ("linear", "cosine", "constant")
 class AdamW:
     """AdamW, a warm-up and a schedule; ``lr`` is the highest rate."""
 
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    lr: float = 1e-3  # the highest learning rate
+    beta1: float = 0.9  # decay of the first moment
+    beta2: float = 0.95  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment; PPO's papers say 1e-5
     weight_decay: float = 0.0  # on matrices only, never on norms and biases
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # over which the rate rises
     schedule: str = "linear"  # linear, cosine or constant
     final_lr: float = 0.0  # where the schedule ends, as a share of lr
     max_grad_norm: float = 1.0  # the gradient's norm is clipped to this; 0 does not clip

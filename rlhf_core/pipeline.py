@@ -17,7 +17,7 @@ from .errors import UserError
 from .hydra_glue import Composed, compose_train
 from .jsonl import JsonLines
 from .run import train, write_json
-from .settings import PipelineSettings
+from .settings import PipelineSettings, TrainSettings
 from .stage_overrides import merge, resolve_stage, stage_overrides
 
 log = logging.getLogger("rlhf")
@@ -45,13 +45,14 @@ def run(composed: Composed[PipelineSettings]) -> None:
         summary = folder / stage.folder / "summary.json"
         if summary.exists():
             finish(stage, json.loads(summary.read_text()))
+    pending = {stage.name: compose(stage, folder) for stage in stages if stage.status != "done"}  # mistakes show at once
     console = Console(highlight=False, soft_wrap=True)
     for stage in stages:
         if stage.status == "done":
             console.print(f"[dim]{stage.name}: finished before, in {stage.seconds:.0f} s[/dim]")
             continue
         console.print(f"\n[bold]{stage.name}[/bold]  [dim]{escape(stage.command)}[/dim]")
-        run_stage(stage, stages, composed)
+        run_stage(stage, pending[stage.name], stages, composed)
         console.print(f"{stage.name}: {escape(stage.headline)} ({stage.seconds:.0f} s)")
     show(stages, composed, console)
 
@@ -84,14 +85,21 @@ def plan(settings: PipelineSettings, folder: Path) -> list[Stage]:
     return stages
 
 
-def run_stage(stage: Stage, stages: list[Stage], composed: Composed[PipelineSettings]) -> None:
+def compose(stage: Stage, folder: Path) -> Composed[TrainSettings]:
+    """The stage's settings; one that was begun before is resumed."""
+    own = folder / stage.folder
+    return compose_train(stage.overrides, own, resume=(own / "config.yaml").exists())
+
+
+def run_stage(
+    stage: Stage, settings: Composed[TrainSettings], stages: list[Stage], composed: Composed[PipelineSettings]
+) -> None:
     """Run one stage, or go on with it; pipeline.json says how it stands at any time."""
-    folder = composed.folder / stage.folder
     stage.status = "running"
     write_status(stages, composed)
     started = time.monotonic()
     try:
-        finish(stage, train(compose_train(stage.overrides, folder, resume=(folder / "config.yaml").exists())))
+        finish(stage, train(settings))
     except BaseException:
         stage.status, stage.seconds = "failed", time.monotonic() - started
         raise

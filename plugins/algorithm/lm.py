@@ -35,11 +35,11 @@ class LM:
 
     rlhf_api: ClassVar[int] = 1
 
-    epochs: float = 2.0
+    epochs: float = 2.0  # passes over the data
     batch_size: int = 64  # documents an optimiser step
     max_length: int = 256  # tokens; a longer document is cut into pieces
     eval_examples: int = 512  # held-out documents measured
-    eval_split: str = "test"
+    eval_split: str = "test"  # where they come from: validation or test
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=4e-3, weight_decay=0.1, warmup_steps=30))
 
     def setup(self, run: Run) -> nn.Module:

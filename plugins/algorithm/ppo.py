@@ -66,8 +66,8 @@ class PPO:
     lam: float = 0.95  # GAE's λ
     clip: float = 0.2  # ratio clip, both sides
     value_clip: float = 0.2  # values move no further than this from the old ones
-    value_coef: float = 0.5
-    entropy_coef: float = 0.0
+    value_coef: float = 0.5  # weight of the value loss
+    entropy_coef: float = 0.0  # weight of the entropy bonus
     score_clip: float | None = None  # scores are clipped to ± this
     missing_eos_penalty: float = 0.0  # taken from the score of a response that was cut
     kl_coef: float = 0.05  # β at the start, on nats
@@ -76,9 +76,9 @@ class PPO:
     ptx_coef: float = 0.0  # γ_ptx, the weight of the pretraining loss
     ptx_batch: int = 32  # documents of pretraining text an optimiser step
     critic_path: str | None = None  # what the critic starts from, as a rule the reward model; null: the policy
-    freeze_critic: bool = False
+    freeze_critic: bool = False  # its values then stay what they were at the start: zero
     eval_prompts: int = 256  # held-out prompts answered at each evaluation
-    eval_split: str = "test"
+    eval_split: str = "test"  # where they come from: train, validation or test
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
 
     def setup(self, run: Run) -> nn.Module:

@@ -58,7 +58,7 @@ class RewardModel:
 
     rlhf_api: ClassVar[int] = 1
 
-    epochs: float = 1.0
+    epochs: float = 1.0  # passes over the rankings
     batch_size: int = 12  # rankings (prompts) an optimiser step
     max_length: int = 256  # tokens of prompt and response; what is longer is cut at the end
     center_coef: float = 0.0  # weight of the mean squared score, which keeps scores near 0

@@ -16,7 +16,7 @@ class SFT(LM):
 
     rlhf_api: ClassVar[int] = 1
 
-    epochs: float = 2.0
+    epochs: float = 2.0  # passes over the data
     batch_size: int = 32  # demonstrations an optimiser step
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=1e-3, weight_decay=0.1, warmup_steps=20))
 
