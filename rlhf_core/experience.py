@@ -3,7 +3,7 @@
 N packed tokens (prompts and responses), B sequences. Per-token values are 0 on prompts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class Scored:
         logprobs: ``[N]`` float32 (nats), as they were sampled.
         scores: ``[B]`` float32.
         cut: ``[B]`` bool, responses that reached the length limit.
-        parts: ``[B]`` scores of each part of the reward, by its name with ``reward/`` in front.
+        parts: ``[B]`` scores of each part of the reward, by its name.
         metrics: the mean of each part, and the share of responses that ended by themselves.
     """
 
@@ -43,7 +43,7 @@ class Scored:
     logprobs: Tensor
     scores: Tensor
     cut: Tensor
-    parts: dict[str, Tensor]
+    parts: Mapping[str, Tensor]
     metrics: dict[str, float]
 
 
@@ -109,10 +109,9 @@ def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt]
     scores, parts = score_with_parts(run.reward, samples)
     packed, mask, logprobs = pack(rollout, run.device)
     cut = torch.tensor([stop == "length" for stop in rollout.stops], device=run.device)
-    named = {f"reward/{name}": part for name, part in parts.items()}
-    metrics = {name: float(part.mean()) for name, part in named.items()}
+    metrics = {f"reward/{name}": float(part.mean()) for name, part in parts.items()}
     metrics["eos_frac"] = 1 - float(cut.float().mean())
-    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, named, metrics)
+    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, parts, metrics)
 
 
 def pack(rollout: Rollout, device: torch.device) -> tuple[Packed, Tensor, Tensor]:

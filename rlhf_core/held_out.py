@@ -42,8 +42,9 @@ class HeldOut:
         experience, _ = advantages(now)
         statistics = experience.statistics()
         metrics = {name: statistics[name] for name in ("reward_std", "kl", "length")} | now.metrics
-        for name, scores in {"reward": now.scores, **now.parts}.items():
-            metrics |= gain(name, scores, self.start.parts.get(name, self.start.scores))
+        metrics |= gain("", now.scores, self.start.scores)
+        for name, scores in now.parts.items():
+            metrics |= gain(f"/{name}", scores, self.start.parts[name])
         metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
         for evaluator in self.run.evaluators.values():
             metrics |= evaluator.evaluate(Subject(samples=now.samples, baseline=self.start.samples))
@@ -76,13 +77,15 @@ class HeldOut:
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What changed, in one line."""
-        gains = {name: metrics[f"{name}_gain_sd"] for name in ("reward", *self.start.parts)}
+        parts = {name: metrics[f"reward_gain_sd/{name}"] for name in self.start.parts}
+        gains = {"reward": metrics["reward_gain_sd"], **parts}
         text = ", ".join(f"{name} {value:+.1f} SD" for name, value in gains.items())
         text += f", KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
         return text + (f", wins {metrics['win_rate']:.0%}" if "win_rate" in metrics else "")
 
 
-def gain(name: str, scores: Tensor, start: Tensor) -> dict[str, float]:
+def gain(suffix: str, scores: Tensor, start: Tensor) -> dict[str, float]:
     """The mean of scores, that of the start's, and the difference in standard deviations of the start's."""
     mean, before, spread = float(scores.mean()), float(start.mean()), float(start.std(correction=0))
-    return {name: mean, f"{name}_start": before, f"{name}_gain_sd": (mean - before) / max(spread, 1e-8)}
+    gained = (mean - before) / max(spread, 1e-8)
+    return {f"reward{suffix}": mean, f"reward_start{suffix}": before, f"reward_gain_sd{suffix}": gained}

@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Microbatch:
-    """Some sequences of a batch, and how many response tokens their minibatch holds."""
+    """Some sequences of a batch, how many response tokens their minibatch holds, and whether it is the first."""
 
     experience: Experience
     whiten: tuple[Tensor, Tensor]
@@ -90,7 +90,8 @@ class PPO:
         self.reference = self.policy.frozen()
         self.critic = run.policy.scalar_model(self.critic_path).to(run.device).eval()
         self.critic.reset_head(std=0.0)
-        self.critic.requires_grad_(not self.freeze_critic)
+        if self.freeze_critic:
+            self.critic.requires_grad_(False)
         self.kl = KLController(self.kl_coef, self.kl_target, self.kl_horizon)
         self.prompts = list(run.data.prompts("train"))
         self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
@@ -156,8 +157,7 @@ class PPO:
         generator = self.run.generator("minibatches", batch.step)
         plan = minibatches(batch.experience, self.epochs, self.minibatches_a_pass, self.run.microbatch_tokens, generator)
         for number, (parts, denominator) in enumerate(plan):
-            first = [number == 0 and place == 0 for place in range(len(parts))]
-            pieces = [Microbatch(p, batch.whiten, denominator, f) for p, f in zip(parts, first, strict=True)]
+            pieces = [Microbatch(part, batch.whiten, denominator, first=number == 0) for part in parts]
             yield [*pieces, *self.text(batch.step * self.epochs * self.minibatches_a_pass + number)]
 
     def text(self, update: int) -> Iterable[Text]:

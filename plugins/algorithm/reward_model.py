@@ -117,7 +117,7 @@ class RewardModel:
         loss, accuracy = kernels.ranking_loss(scores, groups, ranks, center_coef=self.center_coef)
         informative = sum(ranking.informative for ranking in rankings)
         share = loss * (informative / microbatch.denominator)
-        return Loss(share, {"loss": loss.detach(), "accuracy": accuracy, "score_std": scores.detach().std()}, informative)
+        return Loss(share, {"loss": loss.detach(), "accuracy": accuracy}, informative)
 
     def metrics(self, batch: list[Ranked]) -> dict[str, float]:
         """Nothing beside the averages."""

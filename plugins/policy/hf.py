@@ -81,8 +81,8 @@ class HF:
         from peft import LoraConfig, get_peft_model  # half a second that only LoRA needs
 
         config = LoraConfig(task_type=task, r=self.lora.rank, lora_alpha=self.lora.alpha, target_modules="all-linear")
-        with warnings.catch_warnings():  # peft reads a property that transformers has renamed, once a model
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with warnings.catch_warnings():  # of a property transformers renamed, and a layout that peft puts right itself
+            warnings.filterwarnings("ignore", message=".*(is_gradient_checkpointing|fan_in_fan_out)")
             return get_peft_model(model, config)
 
 
