@@ -11,6 +11,7 @@ from torch import nn
 from rlhf_core.batch import Packed
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Split
+from rlhf_core.errors import UserError
 from rlhf_core.optimizer import AdamW
 from rlhf_core.packing import Order, within
 from rlhf_core.run import Run
@@ -36,7 +37,7 @@ class LM:
     rlhf_api: ClassVar[int] = 1
 
     epochs: float = 2.0  # passes over the data
-    batch_size: int = 64  # documents an optimiser step
+    batch_size: int = 32  # documents an optimiser step
     max_length: int = 256  # tokens; a longer document is cut into pieces
     eval_examples: int = 512  # held-out documents measured
     eval_split: str = "test"  # where they come from: validation or test
@@ -49,6 +50,8 @@ class LM:
         self.model.model.to(run.device).train()
         self.examples = self.read("train")
         self.held_out = self.read(self.eval_split)[: self.eval_examples]  # type: ignore[arg-type]
+        if not self.held_out:
+            raise UserError(f"algorithm.eval_split: the data have no examples in {self.eval_split!r}")
         self.order = Order(len(self.examples), self.batch_size, run.seed, "examples")
         return self.model.model
 

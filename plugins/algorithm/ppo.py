@@ -95,6 +95,10 @@ class PPO:
         self.kl = KLController(self.kl_coef, self.kl_target, self.kl_horizon)
         self.prompts = list(run.data.prompts("train"))
         self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
+        if len(self.prompts) < self.batch_size:
+            raise UserError(
+                f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts to train on"
+            )
         if self.ptx_coef:
             self.texts = [encode_document(self.policy.tokenizer, text) for text in run.data.text("train")]
             self.text_order = Order(len(self.texts), self.ptx_batch, run.seed + 1, "text")

@@ -160,7 +160,8 @@ def read_sentences(sdist: Path) -> Iterator[Rated]:
                          or name.endswith("Truth.txt")}
                 contents = {name: file.read().decode("utf-8-sig") for name, file in files.items() if file}
     except (OSError, tarfile.TarError, StopIteration) as error:
-        raise UserError(f"data.path: {sdist} is not the sdist of {SDIST} ({error or 'no ' + ARCHIVE})") from error
+        reason = next(iter(str(error).splitlines()), f"no {ARCHIVE}")
+        raise UserError(f"data.path: {sdist} is not the sdist of {SDIST} ({reason})") from error
     for stem, domain in DOMAINS.items():
         rows = dict(line.split("\t", 1) for line in contents[f"{stem}_anonDataRatings.txt"].splitlines() if line)
         for line in contents[f"{stem}_GroundTruth.txt"].splitlines():

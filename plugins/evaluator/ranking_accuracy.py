@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from rlhf_core.contracts.data import Ranking
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Reward, Samples
+from rlhf_core.errors import UserError
 from rlhf_core.run import Run
 
 from ..reward.sentiment import Sentiment
@@ -37,6 +38,10 @@ class RankingAccuracy:
         self.rankings = list(run.data.rankings(self.split))[: self.limit]  # type: ignore[arg-type]
         self.pairs = list(self._pairs(self.min_gap))
         self.all_pairs = list(self._pairs(0.0))
+        if not self.pairs:
+            raise UserError(
+                f"evaluator.ranking_accuracy.split: no two responses in {self.split!r} differ by min_gap={self.min_gap}"
+            )
         for baseline in self.baselines.values():
             baseline.setup(run)
         self.beside = {name: self._agreement(self._scores(reward), self.pairs) for name, reward in self.baselines.items()}
@@ -47,7 +52,7 @@ class RankingAccuracy:
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """Accuracy of the subject's scorer with a 95 % interval, and of everything beside it."""
-        if subject.scorer is None or not self.pairs:
+        if subject.scorer is None:
             return {}
         scores = self._scores(subject.scorer)
         accuracy = self._agreement(scores, self.pairs)

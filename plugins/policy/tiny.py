@@ -30,7 +30,7 @@ class Tiny(HF):
 
     rlhf_api: ClassVar[int] = 1
 
-    vocabulary: int = 2048  # tokens of the byte-level BPE
+    vocabulary: int = 4096  # tokens of the byte-level BPE
     hidden: int = 128
     layers: int = 4
     heads: int = 2

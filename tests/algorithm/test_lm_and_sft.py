@@ -1,8 +1,11 @@
 """Next-token losses against stock logits, and which tokens they count."""
 
+import math
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
+from rlhf_core.errors import UserError
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_a_policy_made_from_the_data(start):
     model = started.algorithm.model
     assert len(model.tokenizer) <= 300
     assert model.model.config.eos_token_id == model.end == model.tokenizer.eos_token_id
-    assert started.algorithm.evaluate(0)["loss"] == pytest.approx(torch.tensor(float(len(model.tokenizer))).log(), rel=0.05)
+    assert started.algorithm.evaluate(0)["loss"] == pytest.approx(math.log(len(model.tokenizer)), rel=0.05)
 
 
 def test_steps_are_epochs_over_batches(start, stage):
@@ -77,3 +80,18 @@ def test_steps_are_epochs_over_batches(start, stage):
     assert started.algorithm.total_steps == round(1.5 * count / 4)
     assert f"{count} examples" in started.algorithm.arithmetic()
     assert f"= {started.algorithm.total_steps} optimiser steps" in started.algorithm.arithmetic()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.eval_split=validation", "data.validation_fraction=0"], "algorithm.eval_split: the data have no examples"),
+        (["algorithm.optimizer.schedule=square"], "algorithm.optimizer.schedule: got 'square', expected one of linear"),
+        (["policy.dtype=float8"], "policy.dtype: got 'float8', expected float32 or bfloat16"),
+    ],
+)
+def test_refusals(start, stage, overrides, message):
+    with pytest.raises(UserError) as caught:
+        started = start(*stage("sft", *overrides))
+        started.algorithm.optimizer.build(started.module)
+    assert str(caught.value).startswith(message)

@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-TRAINED = "policy=hf"
-
 
 @pytest.fixture
 def stages(ppo, checkpoints):
-    model = [TRAINED, f"policy.path={checkpoints['llama']}"]
+    model = ["policy=hf", f"policy.path={checkpoints['llama']}"]
     return {
         "lm": ["algorithm=lm", *model, "algorithm.batch_size=6"],
         "sft": ["algorithm=sft", *model, "algorithm.batch_size=6"],
@@ -44,8 +42,7 @@ def test_held_out_loss_too(start, stages, stage):
 
 def test_advantages_and_scores_too(start, stages):
     def collected(budget):
-        batch = start(*stages["ppo"], f"trainer.microbatch_tokens={budget}").algorithm.collect(0)
-        return batch
+        return start(*stages["ppo"], f"trainer.microbatch_tokens={budget}").algorithm.collect(0)
 
     whole, cut = collected(100_000), collected(1)
     assert torch.equal(whole.experience.packed.tokens, cut.experience.packed.tokens)
