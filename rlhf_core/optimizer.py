@@ -31,7 +31,9 @@ class AdamW:
         from torch import optim  # torch is heavy, and `rlhf info` reads this file
 
         if self.schedule not in SCHEDULES:
-            raise UserError(f"algorithm.optimizer.schedule: got {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+            raise UserError(
+                f"algorithm.optimizer.schedule: got {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
+            )
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},

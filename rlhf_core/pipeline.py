@@ -45,7 +45,9 @@ def run(composed: Composed[PipelineSettings]) -> None:
         summary = folder / stage.folder / "summary.json"
         if summary.exists():
             finish(stage, json.loads(summary.read_text()))
-    pending = {stage.name: compose(stage, folder) for stage in stages if stage.status != "done"}  # mistakes show at once
+    pending = {
+        stage.name: compose(stage, folder) for stage in stages if stage.status != "done"
+    }  # mistakes show at once
     console = Console(highlight=False, soft_wrap=True)
     for stage in stages:
         if stage.status == "done":

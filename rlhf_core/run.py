@@ -66,7 +66,9 @@ class Run:
         """The reward plugin, set up."""
         reward: Reward | None = self.settings.reward
         if reward is None:
-            raise UserError("reward: null, but this algorithm scores what it samples; add e.g. reward=learned or reward=sentiment")
+            raise UserError(
+                "reward: null, but this algorithm scores what it samples; add e.g. reward=learned or reward=sentiment"
+            )
         return reward
 
     @property
@@ -131,7 +133,9 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
 def claim(folder: Path, resume: bool) -> None:
     """Take the run folder, and nobody else's."""
     if not resume and (folder / "config.yaml").exists():
-        raise UserError(f"run_dir: {folder} holds a run already; go on with it by resume={folder}, or choose another run_dir")
+        raise UserError(
+            f"run_dir: {folder} holds a run already; go on with it by resume={folder}, or choose another run_dir"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
 
@@ -179,7 +183,9 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); try device=auto") from error
+        raise UserError(
+            f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); try device=auto"
+        ) from error
     return device
 
 

@@ -168,7 +168,7 @@ def start(data: list[str], tmp_path: Path) -> Callable[..., Started]:
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ppo(checkpoints: dict[str, Path]) -> Callable[..., list[str]]:
     """The overrides of a small PPO stage, for ``start`` and for the command line."""
 
@@ -181,10 +181,10 @@ def ppo(checkpoints: dict[str, Path]) -> Callable[..., list[str]]:
     return overrides
 
 
-@pytest.fixture
-def rlhf(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Run ``rlhf`` with some words in a process of its own; ``before`` is Python source that runs there first."""
-    return lambda *words, before="": in_process(tmp_path, words, before)
+@pytest.fixture(scope="session")
+def rlhf() -> Callable[..., SimpleNamespace]:
+    """Run ``rlhf`` in a folder, in a process of its own; ``before`` is Python source that runs there first."""
+    return lambda folder, *words, before="": in_process(folder, words, before)
 
 
 DRIVER = """

@@ -70,8 +70,8 @@ class LM:
         """The batch arithmetic in one line."""
         tokens = sum(len(tokens) for tokens, _ in self.examples)
         return (
-            f"{len(self.examples)} examples ({tokens} tokens) × {self.epochs:g} epochs ÷ {self.order.batch_size} a step "
-            f"= {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
+            f"{len(self.examples)} examples ({tokens} tokens) × {self.epochs:g} epochs ÷ {self.order.batch_size} "
+            f"a step = {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
         )
 
     def collect(self, step: int) -> list[Example]:

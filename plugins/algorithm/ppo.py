@@ -97,7 +97,7 @@ class PPO:
         self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
         if len(self.prompts) < self.batch_size:
             raise UserError(
-                f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts to train on"
+                f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts"
             )
         if self.ptx_coef:
             self.texts = [encode_document(self.policy.tokenizer, text) for text in run.data.text("train")]
@@ -146,7 +146,9 @@ class PPO:
         """GAE on the score at the end and −β·KL at every token; with the advantages' mean and variance."""
         packed, mask, budget = scored.packed, scored.mask, self.run.microbatch_tokens
         with torch.no_grad():
-            reference = per_token(lambda part: self.reference.logprobs(part, self.run.rollout.temperature), packed, budget)
+            reference = per_token(
+                lambda part: self.reference.logprobs(part, self.run.rollout.temperature), packed, budget
+            )
             values = per_token(lambda part: following(self.critic(part)), packed, budget) * mask
         gae = kernels.shaped_gae(
             scored.scores - self.missing_eos_penalty * scored.cut, values, packed.cu_seqlens, mask=mask,
@@ -159,7 +161,9 @@ class PPO:
     def minibatches(self, batch: Batch) -> Iterable[list[Microbatch | Text]]:
         """``epochs`` passes in new orders, each cut into minibatches; pretraining text joins each."""
         generator = self.run.generator("minibatches", batch.step)
-        plan = minibatches(batch.experience, self.epochs, self.minibatches_a_pass, self.run.microbatch_tokens, generator)
+        plan = minibatches(
+            batch.experience, self.epochs, self.minibatches_a_pass, self.run.microbatch_tokens, generator
+        )
         for number, (parts, denominator) in enumerate(plan):
             pieces = [Microbatch(part, batch.whiten, denominator, first=number == 0) for part in parts]
             yield [*pieces, *self.text(batch.step * self.epochs * self.minibatches_a_pass + number)]

@@ -66,7 +66,7 @@ class RewardModel:
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=1e-3, weight_decay=0.1, warmup_steps=20))
 
     def setup(self, run: Run) -> nn.Module:
-        """Start from the policy with a new head of standard deviation 1/√(d+1) (Stiennon et al. 2020, arXiv:2009.01325)."""
+        """Start from the policy with a new head of std 1/√(d+1) (Stiennon et al. 2020, arXiv:2009.01325)."""
         self.run = run
         self.model = run.policy.scalar_model().to(run.device).train()
         self.model.reset_head(std=(self.model.head.in_features + 1) ** -0.5)
@@ -93,8 +93,8 @@ class RewardModel:
         """The batch arithmetic in one line."""
         responses = sum(len(ranking.sequences) for ranking in self.rankings)
         return (
-            f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs ÷ {self.order.batch_size} a step "
-            f"= {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
+            f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs "
+            f"÷ {self.order.batch_size} a step = {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
         )
 
     def collect(self, step: int) -> list[Ranked]:
@@ -151,5 +151,7 @@ class RewardModel:
         """Agreement with held-out raters, beside what it can be compared with."""
         if "accuracy" not in metrics:
             return "no evaluator chosen; add evaluator=[ranking_accuracy]"
-        beside = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("human", "sentiment", "length", "chance") if name in metrics)
+        beside = ", ".join(
+            f"{name} {metrics[name]:.3f}" for name in ("human", "sentiment", "length", "chance") if name in metrics
+        )
         return f"agrees with raters on {metrics['accuracy']:.3f} of held-out pairs ({beside})"

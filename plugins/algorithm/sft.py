@@ -12,7 +12,7 @@ from .lm import LM, Example
 
 @dataclass
 class SFT(LM):
-    """Imitation of demonstrations (Ouyang et al. 2022, arXiv:2203.02155, §3.5): −1/N · Σ log π(y_t | x, y_<t), y the response."""
+    """Imitation of demonstrations: −1/N · Σ log π(y_t | x, y_<t) (Ouyang et al. 2022, arXiv:2203.02155, §3.5)."""
 
     rlhf_api: ClassVar[int] = 1
 
@@ -26,4 +26,8 @@ class SFT(LM):
             (encode_prompt(self.model.tokenizer, row.prompt), encode_response(self.model.tokenizer, row.response))
             for row in self.run.data.demonstrations(split)
         )
-        return [((prompt + response)[: self.max_length], len(prompt)) for prompt, response in pairs if len(prompt) < self.max_length]
+        return [
+            ((prompt + response)[: self.max_length], len(prompt))
+            for prompt, response in pairs
+            if len(prompt) < self.max_length
+        ]

@@ -54,8 +54,8 @@ class HumanRatings:
     """Film and product reviews, editorials and tweets with every rater's score (Hutto & Gilbert, ICWSM 2014).
 
     The sentences come from the sdist of the PyPI package ``vaderSentiment`` 3.3.2 (MIT), fetched once into the cache.
-    They are split by a hash of their id (80 / 10 / 10 %). A prompt names the domain and gives a sentence's opening words;
-    the response goes on from there.
+    They are split by a hash of their id (80 / 10 / 10 %). A prompt names the domain and gives a sentence's opening
+    words; the response goes on from there.
     """
 
     rlhf_api: ClassVar[int] = 1
@@ -71,7 +71,9 @@ class HumanRatings:
         """Fetch, parse and split the sentences. The split is a property of the data: ``seed`` does not move it."""
         if not 4 <= self.group_size <= 9:
             raise UserError(f"data.group_size: got {self.group_size}, expected 4…9 (responses a ranking)")
-        sdist = Path(self.path) if self.path else fetch(SDIST, "vaderSentiment-3.3.2.tar.gz", SDIST_SHA256, kind="sdist")
+        sdist = (
+            Path(self.path) if self.path else fetch(SDIST, "vaderSentiment-3.3.2.tar.gz", SDIST_SHA256, kind="sdist")
+        )
         self._splits: dict[str, list[Rated]] = {"train": [], "validation": [], "test": []}
         seen: set[str] = set()
         for sentence in read_sentences(sdist):
@@ -136,7 +138,7 @@ class HumanRatings:
 
 
 def ranks_of(group: list[Rated]) -> list[int]:
-    """Ranks by mean rating, 0 the best; a tie where two means differ by no more than the standard error of the difference."""
+    """Ranks by mean rating, 0 the best; a tie where means differ by no more than the difference's standard error."""
     ranks = [0] * len(group)
     order = sorted(range(len(group)), key=lambda i: -group[i].mean)
     leader = order[0]
@@ -156,8 +158,11 @@ def read_sentences(sdist: Path) -> Iterator[Rated]:
         with tarfile.open(sdist) as outer:
             name = next(name for name in outer.getnames() if name.endswith(ARCHIVE))
             with tarfile.open(fileobj=outer.extractfile(name)) as archive:
-                files = {Path(name).name: archive.extractfile(name) for name in archive.getnames() if name.endswith("s.txt")
-                         or name.endswith("Truth.txt")}
+                files = {
+                    Path(name).name: archive.extractfile(name)
+                    for name in archive.getnames()
+                    if name.endswith("s.txt") or name.endswith("Truth.txt")
+                }
                 contents = {name: file.read().decode("utf-8-sig") for name, file in files.items() if file}
     except (OSError, tarfile.TarError, StopIteration) as error:
         reason = next(iter(str(error).splitlines()), f"no {ARCHIVE}")

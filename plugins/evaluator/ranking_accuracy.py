@@ -1,12 +1,11 @@
 """How often a reward orders two held-out responses as their raters did."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import fmean
 from typing import Any, ClassVar
 
-from rlhf_core.contracts.data import Ranking
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Reward, Samples
 from rlhf_core.errors import UserError
@@ -44,8 +43,12 @@ class RankingAccuracy:
             )
         for baseline in self.baselines.values():
             baseline.setup(run)
-        self.beside = {name: self._agreement(self._scores(reward), self.pairs) for name, reward in self.baselines.items()}
-        self.beside["length"] = self._agreement([[float(len(r)) for r in row.responses] for row in self.rankings], self.pairs)
+        self.beside = {
+            name: self._agreement(self._scores(reward), self.pairs) for name, reward in self.baselines.items()
+        }
+        self.beside["length"] = self._agreement(
+            [[float(len(r)) for r in row.responses] for row in self.rankings], self.pairs
+        )
         self.beside["chance"] = 0.5
         if all(row.ratings for row in self.rankings):
             self.beside["human"] = fmean(self._one_rater(pair) for pair in self.pairs)
@@ -72,7 +75,9 @@ class RankingAccuracy:
 
     def _scores(self, reward: Reward) -> list[list[float]]:
         prompts = [row.prompt for row in self.rankings for _ in row.responses]
-        flat = reward.score(Samples(prompts, [response for row in self.rankings for response in row.responses])).tolist()
+        flat = reward.score(
+            Samples(prompts, [response for row in self.rankings for response in row.responses])
+        ).tolist()
         places = iter(flat)
         return [[next(places) for _ in row.responses] for row in self.rankings]
 
@@ -80,7 +85,7 @@ class RankingAccuracy:
         return fmean(won(scores[row][better], scores[row][worse]) for row, better, worse in pairs)
 
     def _interval(self, scores: Sequence[Sequence[float]]) -> tuple[float, float]:
-        """95 % interval with the ranking, not the pair, as the independent unit (a ratio estimator's linearised variance)."""
+        """95 % interval; the ranking, not the pair, is the independent unit (the linearised variance of a ratio)."""
         wins: dict[int, list[float]] = {}
         for row, better, worse in self.pairs:
             wins.setdefault(row, []).append(won(scores[row][better], scores[row][worse]))

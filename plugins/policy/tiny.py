@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 @dataclass
 class Tiny(HF):
-    """A Llama of about a million parameters; without a ``path`` it starts from random weights and learns its tokenizer."""
+    """A Llama of about a million parameters; without a ``path`` it starts from nothing and learns its tokenizer."""
 
     rlhf_api: ClassVar[int] = 1
 

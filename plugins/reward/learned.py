@@ -36,7 +36,9 @@ class ModelScorer:
         self.model.eval()
         with torch.no_grad():
             groups = within([len(sequence) for sequence in sequences], self.microbatch_tokens)
-            parts = [self.model.last(Packed.of([sequences[i] for i in group], self.model.bias.device)) for group in groups]
+            parts = [
+                self.model.last(Packed.of([sequences[i] for i in group], self.model.bias.device)) for group in groups
+            ]
         self.model.train(training)
         return torch.cat(parts) if parts else torch.zeros(0)
 
@@ -46,7 +48,9 @@ class ModelScorer:
         end = tokenizer.eos_token_id
         if self.reads(samples.tokenizer):
             pairs: Sequence[tuple[Any, Any]] = list(zip(samples.prompt_ids, samples.response_ids, strict=True))
-            return [[*prompt, *response, *([] if response and response[-1] == end else [end])] for prompt, response in pairs]
+            return [
+                [*prompt, *response, *([] if response and response[-1] == end else [end])] for prompt, response in pairs
+            ]
         pairs = list(zip(samples.prompts, samples.responses, strict=True))
         return [encode_prompt(tokenizer, prompt) + encode_response(tokenizer, response) for prompt, response in pairs]
 
@@ -76,9 +80,13 @@ class Learned:
             tokenizer = AutoTokenizer.from_pretrained(self.path)
         except (OSError, ValueError) as error:
             hint = f"; the checkpoint is {self.path}/result" if (Path(self.path) / "result").exists() else ""
-            raise UserError(f"reward.path: no reward model in {self.path!r}{hint} (expected a reward_model stage's result)") from error
+            raise UserError(
+                f"reward.path: no reward model in {self.path!r}{hint} (expected a reward_model stage's result)"
+            ) from error
         if model.config.num_labels != 1:
-            raise UserError(f"reward.path: {self.path!r} has {model.config.num_labels} labels, expected a reward model with one")
+            raise UserError(
+                f"reward.path: {self.path!r} has {model.config.num_labels} labels, expected a reward model with one"
+            )
         scalar = ScalarModel(model, tokenizer).requires_grad_(False).eval().to(run.device)
         self.scorer = ModelScorer(scalar, run.microbatch_tokens)
 

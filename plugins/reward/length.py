@@ -15,7 +15,8 @@ from rlhf_core.run import Run
 class Length:
     """0 from ``minimum`` to ``maximum`` tokens; outside, minus the share by which a response falls short or goes over.
 
-    A KL penalty is paid by the token, so a policy gains by saying less; as a part of ``reward=sum`` this takes the gain away.
+    A KL penalty is paid by the token, so a policy gains by saying less; as a part of ``reward=sum`` this takes the gain
+    away.
     """
 
     rlhf_api: ClassVar[int] = 1
@@ -26,7 +27,9 @@ class Length:
     def setup(self, run: Run) -> None:
         """Check the bounds."""
         if not 0 < self.minimum <= self.maximum:
-            raise UserError(f"reward minimum and maximum: got {self.minimum} and {self.maximum}, expected 0 < minimum ≤ maximum")
+            raise UserError(
+                f"reward minimum and maximum: got {self.minimum} and {self.maximum}, expected 0 < minimum ≤ maximum"
+            )
 
     def score(self, samples: Samples) -> Tensor:
         """``[B]`` float32 scores, at most 0; where only text is known, words are counted."""

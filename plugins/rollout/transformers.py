@@ -100,7 +100,7 @@ class Batch:
 
 
 def draw(logprobs: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    """``[B]`` int64 tokens drawn from ``[B, V]`` log-probabilities, of the nucleus that holds ``top_p`` (arXiv:1904.09751)."""
+    """``[B]`` int64 tokens drawn by ``[B, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751)."""
     probabilities = logprobs.exp()
     if top_p < 1:
         ordered, order = probabilities.sort(dim=1, descending=True)

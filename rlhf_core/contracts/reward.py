@@ -42,7 +42,7 @@ class Samples:
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores responses; one made of others may also define ``score_parts(samples)`` and ``total(parts)``, and its parts are logged."""
+    """Scores responses; one that also defines ``score_parts(samples)`` and ``total(parts)`` has its parts logged."""
 
     def setup(self, run: "Run") -> None:
         """Load what scoring needs; called once, before the first ``score``."""

@@ -17,8 +17,8 @@ class Rollout:
     Attributes:
         prompts: tokens of each prompt.
         responses: tokens of each response; the end token is the last one where ``stops`` says ``eos``.
-        logprobs: for each response a float32 ``[length]`` tensor, the log-probabilities (nats) with which its tokens were
-            sampled, of the full distribution at the rollout's temperature.
+        logprobs: for each response a float32 ``[length]`` tensor, the log-probabilities (nats) with which its tokens
+            were sampled, of the full distribution at the rollout's temperature.
         stops: ``eos`` or ``length``.
     """
 
