@@ -79,6 +79,12 @@ class LanguageModel:
         )
         return following(logprobs), following(entropy)
 
+    def fit(self, length: int, key: str) -> None:
+        """Refuse sequences of ``length`` tokens if the model has fewer positions; ``key`` is the setting to lower."""
+        limit = getattr(unadapted(self.model).config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise UserError(f"{key}: sequences of {length} tokens, but the model has {limit} positions; lower it")
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Dropout off and no gradients, as rollouts and evaluation want it."""

@@ -36,6 +36,11 @@ class Order:
         return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
 
 
+def per_step(order: Order, steps: int, budget: int) -> str:
+    """How passes over the data become optimiser steps, for the line that is printed before the first one."""
+    return f"÷ {order.batch_size} a step = {steps} optimiser steps, in microbatches of at most {budget} tokens"
+
+
 def within(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in groups of at most ``budget`` tokens, in order; one that is larger alone makes a group of its own."""
     group: list[int] = []

@@ -31,6 +31,7 @@ class ScalarModel(nn.Module):
         self.tokenizer = tokenizer
         base = unadapted(model)
         base.set_attn_implementation(NAME)
+        self.head.float()  # one small layer; in bfloat16 its updates would be rounded away
         self.register_buffer("bias", torch.tensor(float(getattr(base.config, "score_bias", 0.0))))
 
     @property

@@ -13,7 +13,7 @@ from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Split
 from rlhf_core.errors import UserError
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, within
+from rlhf_core.packing import Order, per_step, within
 from rlhf_core.run import Run
 from rlhf_core.text import encode_document
 
@@ -48,6 +48,7 @@ class LM:
         self.run = run
         self.model = run.policy.language_model(run.data)
         self.model.model.to(run.device).train()
+        self.model.fit(self.max_length, "algorithm.max_length")
         self.examples = self.read("train")
         self.held_out = self.read(self.eval_split)[: self.eval_examples]  # type: ignore[arg-type]
         if not self.held_out:
@@ -69,10 +70,8 @@ class LM:
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
         tokens = sum(len(tokens) for tokens, _ in self.examples)
-        return (
-            f"{len(self.examples)} examples ({tokens} tokens) × {self.epochs:g} epochs ÷ {self.order.batch_size} "
-            f"a step = {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
-        )
+        passes = f"{len(self.examples)} examples ({tokens} tokens) × {self.epochs:g} epochs"
+        return f"{passes} {per_step(self.order, self.total_steps, self.run.microbatch_tokens)}"
 
     def collect(self, step: int) -> list[Example]:
         """The examples of a step."""
@@ -98,6 +97,8 @@ class LM:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean loss (nats a token) on held-out examples, and its exponential."""
+        if not self.held_out:
+            return {}
         with self.model.evaluating():
             loss = sum(float(self.loss(microbatch).value) for microbatch in self.cut(self.held_out))
         return {"loss": loss, "perplexity": float(torch.tensor(loss).exp())}
@@ -115,6 +116,8 @@ class LM:
 
     def headline(self, metrics: dict[str, float]) -> str:
         """Held-out perplexity."""
+        if not metrics:
+            return f"nothing measured: the data have no examples in {self.eval_split!r}"
         return f"held-out perplexity {metrics['perplexity']:.1f} ({metrics['loss']:.3f} nats a token)"
 
 

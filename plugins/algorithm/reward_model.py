@@ -15,7 +15,7 @@ from rlhf_core.contracts.data import Demonstration, Split
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Samples
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, within
+from rlhf_core.packing import Order, per_step, within
 from rlhf_core.run import Run
 from rlhf_core.text import encode_prompt, encode_response
 
@@ -92,10 +92,8 @@ class RewardModel:
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
         responses = sum(len(ranking.sequences) for ranking in self.rankings)
-        return (
-            f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs "
-            f"÷ {self.order.batch_size} a step = {self.total_steps} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
-        )
+        passes = f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs"
+        return f"{passes} {per_step(self.order, self.total_steps, self.run.microbatch_tokens)}"
 
     def collect(self, step: int) -> list[Ranked]:
         """The rankings of a step."""

@@ -59,11 +59,10 @@ class HF:
         return self.path
 
     def _load(self, loader: Any, path: str, **options: Any) -> nn.Module:
-        if self.dtype not in DTYPES:
-            raise UserError(f"policy.dtype: got {self.dtype!r}, expected float32 or bfloat16")
+        dtype = dtype_of(self.dtype, "policy.dtype")
         try:
             model: nn.Module = loader.from_pretrained(
-                path, dtype=DTYPES[self.dtype], trust_remote_code=self.trust_remote_code, **options
+                path, dtype=dtype, trust_remote_code=self.trust_remote_code, **options
             )
         except (OSError, ValueError) as error:
             raise UserError(missing(path, error)) from error
@@ -84,6 +83,13 @@ class HF:
         with warnings.catch_warnings():  # of a property transformers renamed, and a layout that peft puts right itself
             warnings.filterwarnings("ignore", message=".*(is_gradient_checkpointing|fan_in_fan_out)")
             return get_peft_model(model, config)
+
+
+def dtype_of(name: str, key: str) -> torch.dtype:
+    """The dtype of weights that the setting ``key`` names."""
+    if name not in DTYPES:
+        raise UserError(f"{key}: got {name!r}, expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from rlhf_core.run import Run
 from rlhf_core.scalar_model import ScalarModel
 from rlhf_core.text import encode_prompt, encode_response
 
+from ..policy.hf import dtype_of
+
 
 class ModelScorer:
     """Scores samples with a scalar model, read at each response's end token."""
@@ -72,11 +74,13 @@ class Learned:
 
     path: str = "???"  # its result folder
     scale: float = 1.0  # the score is multiplied by this
+    dtype: str = "float32"  # of the weights: float32 or bfloat16
 
     def setup(self, run: Run) -> None:
         """Load the checkpoint."""
+        dtype = dtype_of(self.dtype, "reward.dtype")
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=torch.float32)
+            model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(self.path)
         except (OSError, ValueError) as error:
             hint = f"; the checkpoint is {self.path}/result" if (Path(self.path) / "result").exists() else ""

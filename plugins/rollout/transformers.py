@@ -30,6 +30,9 @@ class Transformers:
         """One response to each prompt."""
         if self.temperature <= 0:
             raise UserError(f"rollout.temperature: got {self.temperature}, expected more than 0 (rollouts sample)")
+        if self.max_new_tokens < 1:
+            raise UserError(f"rollout.max_new_tokens: got {self.max_new_tokens}, expected at least 1")
+        model.fit(max(map(len, prompts), default=0) + self.max_new_tokens, "rollout.max_new_tokens")
         responses: list[list[int]] = []
         logprobs: list[Tensor] = []
         with model.evaluating():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ..errors import UserError
 from .data import Prompt
 
 if TYPE_CHECKING:  # `rlhf list` reads contracts without torch
@@ -54,6 +55,19 @@ class Reward(Protocol):
 def score_with_parts(reward: Reward, samples: Samples) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """The scores, and those of the parts a reward is made of (none for a plain one)."""
     if not hasattr(reward, "score_parts"):
-        return reward.score(samples), {}
+        return checked(reward.score(samples), reward, len(samples)), {}
     parts: Mapping[str, Tensor] = reward.score_parts(samples)
-    return reward.total(parts), parts  # type: ignore[attr-defined]
+    return checked(reward.total(parts), reward, len(samples)), parts  # type: ignore[attr-defined]
+
+
+def checked(scores: "Tensor", reward: Reward, count: int) -> "Tensor":
+    """The scores, if they are one finite number a response; else a ``UserError`` that names the reward."""
+    name = f"reward {type(reward).__module__}.{type(reward).__name__}"
+    if tuple(scores.shape) != (count,):
+        raise UserError(f"{name}: score() gave shape {list(scores.shape)}, expected one number a response: [{count}]")
+    wrong = (~scores.isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        raise UserError(
+            f"{name}: score() gave {float(scores[wrong[0]])} for response {wrong[0]}, expected finite numbers"
+        )
+    return scores
