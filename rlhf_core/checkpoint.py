@@ -1,15 +1,19 @@
 """Checkpoints: written under a temporary name, flushed, renamed; what is there is whole."""
 
+import errno
 import hashlib
 import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,12 +37,13 @@ def save_checkpoint(run_folder: Path, step: int, module: nn.Module, state: dict[
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        save_file(trained_tensors(module), temporary / "model.safetensors")
-        torch.save({"step": step, "random": random_state(), **state}, temporary / "state.pt")
-        hashes = {file.name: digest(file) for file in sorted(temporary.iterdir())}
-        (temporary / "manifest.json").write_text(json.dumps(hashes, indent=1))
-        for file in temporary.iterdir():
-            flush(file)
+        with naming_a_full_disk(temporary):
+            save_file(trained_tensors(module), temporary / "model.safetensors")
+            torch.save({"step": step, "random": random_state(), **state}, temporary / "state.pt")
+            hashes = {file.name: digest(file) for file in sorted(temporary.iterdir())}
+            (temporary / "manifest.json").write_text(json.dumps(hashes, indent=1))
+            for file in temporary.iterdir():
+                flush(file)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back; older checkpoints are untouched
         raise
@@ -85,6 +90,17 @@ def check(folder: Path) -> None:
         raise UserError(f"resume: checkpoint {folder} is corrupt ({error}); {remedy}") from error
     if bad:
         raise UserError(f"resume: checkpoint {folder} is corrupt ({bad[0]} is not what was written); {remedy}")
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Say so where torch or safetensors failed because the disk is full; neither does."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from . import kernels
+from .checkpoint import naming_a_full_disk
 from .contracts.algorithm import Algorithm
 from .contracts.data import Data
 from .contracts.evaluator import Evaluator
@@ -112,7 +113,8 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
         algorithm: Algorithm = settings.algorithm
         trainer = Trainer(run, algorithm)
         metrics = trainer.fit()
-        algorithm.save(folder / "result")
+        with naming_a_full_disk(folder):
+            algorithm.save(folder / "result")
         summary = {
             "algorithm": composed.choices["algorithm"],
             "started": started,
@@ -132,7 +134,7 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
 
 def claim(folder: Path, resume: bool) -> None:
     """Take the run folder, and nobody else's."""
-    if not resume and (folder / "config.yaml").exists():
+    if not resume and (folder / "metrics.jsonl").exists():
         raise UserError(
             f"run_dir: {folder} holds a run already; go on with it by resume={folder}, or choose another run_dir"
         )

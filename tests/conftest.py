@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}  # no test asks the network
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ BAD = ("dull", "bad", "slow", "cold", "weak", "noisy")
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Documents of a small world, in which words follow one another as in English."""
-    words = product(THINGS, GOOD, BAD)
-    return [f"the {thing} was {good} but the {other} was {bad}" for (thing, good, bad), other in zip(words, cycle(THINGS))]
+    words = zip(product(THINGS, GOOD, BAD), cycle(THINGS))
+    return [f"the {thing} was {good} but the {other} was {bad}" for (thing, good, bad), other in words]
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +53,11 @@ def data_files(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
 def ranking(number: int, first: str, second: str) -> dict[str, Any]:
     """A prompt with 2…5 responses; the more of them is praise, the better the rank; every third has a tie."""
     count = 2 + number % 4
-    responses = [
-        " and ".join([*islice(cycle(GOOD), number, number + place), *islice(cycle(BAD), number, number + count - place)])
-        for place in range(count)
-    ]
+
+    def some(words: tuple[str, ...], size: int) -> list[str]:
+        return list(islice(cycle(words), number, number + size))
+
+    responses = [" and ".join(some(GOOD, place) + some(BAD, count - place)) for place in range(count)]
     ranks = [count - 1 - place for place in range(count)]
     if number % 3 == 0:
         ranks[1] = ranks[0]
@@ -84,9 +85,9 @@ def new_model(tokenizer: Any) -> Callable[..., Any]:
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 96}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 256}
     grouped = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15}
-    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 96, "initializer_range": 0.15}
+    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "initializer_range": 0.15}
 
     def make(kind: str, **options: Any) -> Any:
         common = {"vocab_size": len(tokenizer), **ends}
@@ -103,7 +104,7 @@ def new_model(tokenizer: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def checkpoints(new_model: Callable[..., Any], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def checkpoints(new_model: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with a small Llama (grouped heads) and a small GPT-2 (learned positions, dropout) to start from."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("llama", "gpt2")}
     for kind, folder in folders.items():

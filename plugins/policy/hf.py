@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -64,14 +65,14 @@ class HF:
             model: nn.Module = loader.from_pretrained(
                 path, dtype=dtype, trust_remote_code=self.trust_remote_code, **options
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(missing(path, error)) from error
         return model
 
     def _tokenizer(self, path: str) -> Any:
         try:
             return AutoTokenizer.from_pretrained(path, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(missing(path, error)) from error
 
     def _adapt(self, model: nn.Module, task: str) -> nn.Module:

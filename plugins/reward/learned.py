@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_core.batch import Packed
 from rlhf_core.contracts.reward import Samples
@@ -80,17 +81,19 @@ class Learned:
         """Load the checkpoint."""
         dtype = dtype_of(self.dtype, "reward.dtype")
         try:
+            config = AutoConfig.from_pretrained(self.path)
+            if config.num_labels != 1:  # told before transformers fills in a head it does not find
+                raise UserError(
+                    f"reward.path: {self.path!r} holds {' '.join(config.architectures or ['another model'])}, "
+                    "expected a reward_model stage's result"
+                )
             model = AutoModelForSequenceClassification.from_pretrained(self.path, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(self.path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             hint = f"; the checkpoint is {self.path}/result" if (Path(self.path) / "result").exists() else ""
             raise UserError(
                 f"reward.path: no reward model in {self.path!r}{hint} (expected a reward_model stage's result)"
             ) from error
-        if model.config.num_labels != 1:
-            raise UserError(
-                f"reward.path: {self.path!r} has {model.config.num_labels} labels, expected a reward model with one"
-            )
         scalar = ScalarModel(model, tokenizer).requires_grad_(False).eval().to(run.device)
         self.scorer = ModelScorer(scalar, run.microbatch_tokens)
 

@@ -36,8 +36,8 @@ def test_one_piece_or_many(start, stages, stage):
 
 @pytest.mark.parametrize("stage", ["lm", "sft"])
 def test_held_out_loss_too(start, stages, stage):
-    found = [start(*stages[stage], f"trainer.microbatch_tokens={budget}").algorithm.evaluate(0) for budget in (1, 100_000)]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    cut, whole = (start(*stages[stage], f"trainer.microbatch_tokens={budget}") for budget in (1, 100_000))
+    assert cut.algorithm.evaluate(0) == pytest.approx(whole.algorithm.evaluate(0), rel=1e-5)
 
 
 def test_advantages_and_scores_too(start, stages):

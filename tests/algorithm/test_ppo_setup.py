@@ -29,7 +29,7 @@ def test_the_critic_starts_from_the_reward_model_with_a_head_of_zeros(start, ppo
     assert not started.algorithm.collect(0).experience.values.any()
     own = dict(critic.model.base_model.named_parameters())
     body = dict(started.algorithm.policy.model.base_model.named_parameters())
-    assert all(torch.equal(own[name], parameter) for name, parameter in body.items())  # the RM's body is the policy's here
+    assert all(torch.equal(own[name], parameter) for name, parameter in body.items())  # this reward model has the same
     assert all(own[name] is not parameter for name, parameter in body.items())
     train(started)
     assert critic.head.weight.any()
@@ -95,8 +95,9 @@ def test_rollouts_sample_and_differ_from_step_to_step(start, ppo):
 def test_several_responses_a_prompt_stand_side_by_side(start, ppo):
     started = start(*ppo("llama", "algorithm.responses=3"))
     experience = started.algorithm.collect(0).experience
-    prompts = [part[~mask].tolist() for part, mask in
-               zip(experience.packed.split(experience.packed.tokens), experience.packed.split(experience.mask), strict=True)]
+    split = experience.packed.split
+    rows = zip(split(experience.packed.tokens), split(experience.mask), strict=True)
+    prompts = [tokens[~mask].tolist() for tokens, mask in rows]
     assert len(prompts) == 24
     assert all(prompts[place] == prompts[place - place % 3] for place in range(24))
     assert len({tuple(prompt) for prompt in prompts}) == 8
@@ -106,7 +107,7 @@ def test_several_responses_a_prompt_stand_side_by_side(start, ppo):
     ("overrides", "message"),
     [
         (["rollout.top_p=0.9"], "rollout.top_p: got 0.9, but training needs 1.0"),
-        (["algorithm.minibatches_a_pass=3"], "algorithm.minibatches_a_pass: 8 prompts × 1 responses do not divide into 3"),
+        (["algorithm.minibatches_a_pass=3"], "algorithm.minibatches_a_pass: 8 prompts × 1 responses do not"),
         (["algorithm.kl_target=0"], "algorithm.kl_target: got 0.0, expected more than 0"),
         (["algorithm.kl_target=-1"], "algorithm.kl_target: got -1.0, expected more than 0"),
         (["reward=null"], "reward: null, but this algorithm scores what it samples; add e.g. reward="),
@@ -114,7 +115,7 @@ def test_several_responses_a_prompt_stand_side_by_side(start, ppo):
         (["rollout.temperature=0"], "rollout.temperature: got 0.0, expected more than 0"),
         (["policy.path=null"], "policy.path: null, expected a checkpoint folder"),
         (["algorithm.batch_size=500"], "algorithm.batch_size: got 500, but the data have only"),
-        (["algorithm.eval_split=test", "data.test_fraction=0"], "algorithm.eval_split: the data have no prompts in 'test'"),
+        (["data.test_fraction=0"], "algorithm.eval_split: the data have no prompts in 'test'"),
     ],
 )
 def test_refusals(start, ppo, overrides, message):
@@ -127,6 +128,7 @@ def test_refusals(start, ppo, overrides, message):
 
 
 def test_the_arithmetic_says_what_will_be_done(start, ppo):
-    text = start(*ppo("llama", "algorithm.responses=2", "algorithm.steps=5", "algorithm.epochs=3")).algorithm.arithmetic()
+    started = start(*ppo("llama", "algorithm.responses=2", "algorithm.steps=5", "algorithm.epochs=3"))
+    text = started.algorithm.arithmetic()
     assert "5 rollouts of 8 prompts × 2 responses = 16 responses" in text
     assert "3 epochs × 2 minibatches of 8: 30 optimiser steps" in text

@@ -5,10 +5,10 @@ from itertools import product
 
 import pytest
 import torch
-from rlhf_plugins.reward.learned import Learned
 
 from rlhf_core.contracts.reward import Samples
 from rlhf_core.scalar_model import ScalarModel
+from rlhf_plugins.reward.learned import Learned
 
 
 @pytest.fixture

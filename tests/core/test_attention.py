@@ -78,7 +78,7 @@ def test_generate_equals_stock(models):
 
 
 def test_a_long_row_of_many_sequences_keeps_learned_positions_in_range(new_model, tokenizer):
-    ours = LanguageModel(new_model("gpt2"), tokenizer)
+    ours = LanguageModel(new_model("gpt2", n_positions=96), tokenizer)
     many = Packed.of([[5, 6, 7, 8]] * 40)  # 160 tokens in one row, of a model with 96 positions
     with torch.no_grad():
         logprobs = ours.logprobs(many).view(40, 4)

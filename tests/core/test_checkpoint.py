@@ -110,7 +110,7 @@ def test_a_corrupt_file_is_named_with_a_remedy(module, tmp_path, name, how):
     assert message.endswith("; delete that folder to go on from step_000002")
     assert name in message or name == "manifest.json"
     shutil.rmtree(tmp_path / "checkpoints" / "step_000002")
-    with pytest.raises(UserError, match="; delete that folder to start over$"):
+    with pytest.raises(UserError, match=r"; delete that folder to start over$"):
         load_checkpoint(newest, module)
 
 
@@ -132,5 +132,5 @@ def test_a_pickle_that_names_code_is_not_run(module, tmp_path):
             return (exec, ("raise SystemExit('code was run')",))
 
     folder = save_checkpoint(tmp_path, 2, module, {"evil": Evil()}, keep=1)
-    with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
+    with pytest.raises(Exception, match=r"(?i)weights.only|unsupported"):
         load_checkpoint(folder, module)

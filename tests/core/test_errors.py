@@ -7,7 +7,8 @@ import pytest
 
 @pytest.fixture
 def sft(data, checkpoints):
-    return [*data, "algorithm=sft", "policy=hf", f"policy.path={checkpoints['llama']}", "trainer.max_steps=1", "threads=1"]
+    policy = ["policy=hf", f"policy.path={checkpoints['llama']}"]
+    return [*data, *policy, "algorithm=sft", "trainer.max_steps=1", "threads=1"]
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def test_a_folder_that_holds_a_run(rlhf, refused, sft, tmp_path):
     assert refused("train", *learned, f"reward.path={folder}").startswith(
         f"reward.path: no reward model in '{folder}'; the checkpoint is {folder}/result"
     )
-    assert refused("train", *learned, f"reward.path={folder / 'result'}").startswith("reward.path: ")  # a language model
+    assert refused("train", *learned, f"reward.path={folder / 'result'}") == (
+        f"reward.path: '{folder / 'result'}' holds LlamaForCausalLM, expected a reward_model stage's result"
+    )
 
 
 @pytest.mark.parametrize("spoiled", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -67,10 +70,10 @@ def test_a_corrupt_policy(refused, sft, checkpoints, tmp_path, spoiled):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["algorithm=ppo", "reward=learned", "reward.path=nowhere"], "reward.path: no reward model in 'nowhere' (expected"),
+        (["algorithm=ppo", "reward=learned", "reward.path=nowhere"], "reward.path: no reward model in 'nowhere'"),
         (["algorithm=ppo", "reward=learned"], "reward.path: required; give it as reward.path=VALUE"),
-        (["algorithm=ppo"], "reward: null, but this algorithm scores what it samples; add e.g. reward=learned"),
-        (["policy.path=nowhere"], "policy.path: cannot load 'nowhere': there is no such folder, and no model of that name"),
+        (["algorithm=ppo", "algorithm.batch_size=8"], "reward: null, but this algorithm scores"),
+        (["policy.path=nowhere"], "policy.path: cannot load 'nowhere': there is no such folder, and"),
         (["device=warp"], "device: 'warp' cannot be used here ("),
         (["device=cuda:99"], "device: 'cuda:99' cannot be used here ("),
         (["kernels.backend=fortran"], "no backend 'fortran'; there are auto, cuda, triton, cpu, eager"),

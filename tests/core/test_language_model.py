@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from rlhf_plugins.policy.hf import HF, LoRA
 
 from rlhf_core.batch import Packed
 from rlhf_core.errors import UserError
 from rlhf_core.language_model import LanguageModel
+from rlhf_plugins.policy.hf import HF, LoRA
 
 ROW = Packed.of([[5, 6, 7, 8, 9], [20, 21, 22]])
 

@@ -1,4 +1,4 @@
-"""A stage's result is a plain transformers checkpoint: it opens, and says the same, where rlhf_core is not installed."""
+"""A stage's result is a plain transformers checkpoint: it opens and says the same without rlhf_core."""
 
 import json
 import subprocess
@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from rlhf_plugins.policy.hf import HF, LoRA
 from safetensors import safe_open
+
+from rlhf_plugins.policy.hf import HF, LoRA
 
 STRANGER = """
 import sys

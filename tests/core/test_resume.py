@@ -1,4 +1,4 @@
-"""CORRECTNESS 29: a run killed at any moment and resumed writes what the run never stopped wrote, character for character."""
+"""CORRECTNESS 29: what a run killed at any moment and resumed writes is what one never stopped wrote."""
 
 import json
 import shlex
@@ -135,7 +135,9 @@ def test_a_killed_pipeline_goes_on_in_the_stage_it_was_in(rlhf, stages, tmp_path
     (tmp_path / "mine" / "pipeline").mkdir(parents=True)
     (tmp_path / "mine" / "pipeline" / "small.yaml").write_text(preset)
     words = ("--config-dir", "mine", "pipeline=small")
-    in_second = KILL_AT_LINE.format(step=3, phase="train").replace("if ", 'if self.path.parent.name == "reward_model" and ')
+    in_second = KILL_AT_LINE.format(step=3, phase="train").replace(
+        "if ", 'if self.path.parent.name == "reward_model" and '
+    )
     assert rlhf(tmp_path, "pipeline", *words, "run_dir=p", before=in_second).returncode == -9
     pipeline = tmp_path / "p"
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from rlhf_plugins.policy.hf import HF, LoRA
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_core.batch import Packed
+from rlhf_plugins.policy.hf import HF, LoRA
 
 SEQUENCES = [[5, 6, 7, 0, 0], [8], [0, 9, 3, 3], [10, 11, 12, 13, 14, 15, 0]]
 """Token 0 ends and token 3 pads: both occur inside sequences and at their end."""

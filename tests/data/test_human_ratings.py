@@ -6,15 +6,15 @@ import os
 import statistics
 import tarfile
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-from rlhf_plugins.data.human_ratings import ARCHIVE, HumanRatings, Rated, ranks_of, read_sentences
 
 from rlhf_core.contracts.data import Data
 from rlhf_core.errors import UserError
 from rlhf_core.fetch import cache_folder
+from rlhf_plugins.data.human_ratings import ARCHIVE, HumanRatings, Rated, ranks_of, read_sentences
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "vader_hutto_pypi"
 SPLITS = ("train", "validation", "test")
@@ -44,7 +44,9 @@ def sdist(tmp_path_factory) -> Path:
     if cached.exists():
         return cached
     if not SHARED.exists():
-        pytest.skip("the sdist of vaderSentiment 3.3.2 is not in the cache; it is fetched by any run with data=human_ratings")
+        pytest.skip(
+            "the sdist of vaderSentiment 3.3.2 is not in the cache; it is fetched by any run with data=human_ratings"
+        )
     files = {file.name: file.read_bytes() for file in SHARED.glob("*.txt")}
     return sdist_of(files, tmp_path_factory.mktemp("sdist") / "vaderSentiment-3.3.2.tar.gz")
 
@@ -144,22 +146,20 @@ def test_ranks_are_those_of_the_means_and_ties_are_within_a_standard_error(data)
     tied = untied = 0
     for row in data.rankings("test"):
         means = [statistics.fmean(ratings) for ratings in row.ratings]
-        errors = [statistics.variance(ratings) / len(ratings) for ratings in row.ratings]
+        squares = [statistics.variance(ratings) / len(ratings) for ratings in row.ratings]
         for i, j in combinations(range(len(means)), 2):
             better, worse = (i, j) if means[i] >= means[j] else (j, i)
             assert row.ranks[better] <= row.ranks[worse]
-            if row.ranks[i] == row.ranks[j]:
-                tied += 1
-                leader = max((k for k in range(len(means)) if row.ranks[k] == row.ranks[i]), key=means.__getitem__)
-                assert means[leader] - means[worse] <= (errors[leader] + errors[worse]) ** 0.5 + 1e-12
-            else:
-                untied += 1
-        for place in range(len(means)):  # a rank is the number of responses that are better
-            assert row.ranks[place] == sum(rank < row.ranks[place] for rank in row.ranks)
-        leaders = sorted(set(row.ranks))
-        for first, second in zip(leaders, leaders[1:], strict=False):
-            one, two = (max((k for k in range(len(means)) if row.ranks[k] == r), key=means.__getitem__) for r in (first, second))
-            assert means[one] - means[two] > (errors[one] + errors[two]) ** 0.5
+            tied += row.ranks[i] == row.ranks[j]
+            untied += row.ranks[i] != row.ranks[j]
+        groups = [[k for k, rank in enumerate(row.ranks) if rank == level] for level in sorted(set(row.ranks))]
+        leaders = [max(group, key=means.__getitem__) for group in groups]
+        for leader, group in zip(leaders, groups, strict=True):
+            bounds = [(squares[leader] + squares[k]) ** 0.5 for k in group]
+            assert all(means[leader] - means[k] <= bound for k, bound in zip(group, bounds, strict=True))
+            assert row.ranks[leader] == sum(mean > means[leader] for mean in means)  # how many are better
+        for one, two in pairwise(leaders):
+            assert means[one] - means[two] > (squares[one] + squares[two]) ** 0.5
     assert tied > 100 and untied > 1000
 
 

@@ -6,17 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rlhf_plugins.evaluator.ranking_accuracy import RankingAccuracy, one_against_the_rest
 
 from rlhf_core.contracts.data import Message, Prompt, Ranking
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.errors import UserError
+from rlhf_plugins.evaluator.ranking_accuracy import RankingAccuracy, one_against_the_rest
 
 PROMPT = Prompt(messages=(Message("user", "?"),))
 RATED = [
     Ranking(PROMPT, ("a", "bb", "ccc"), (2, 1, 0), ((-1.0, 0.0, -2.0), (0.0, 1.0, 0.5), (3.0, 1.0, 2.0))),
     Ranking(PROMPT, ("dddd", "e"), (0, 1), ((1.0, 2.0, 0.0), (0.5, 0.5, 1.0))),  # means 1 and 2/3: nearer than 0.5
-    Ranking(PROMPT, ("ff", "gg", "h", "iiiii"), (0, 0, 1, 2), ((2.0, 2.0, 1.0),) * 2 + ((1.0, 1.0, 0.0), (0.0, -3.0, 0.0))),
+    Ranking(PROMPT, ("ff", "gg", "h", "iiiii"), (0, 0, 1, 2), ((2, 2, 1), (2, 2, 1), (1, 1, 0), (0, -3, 0))),
 ]
 PLAIN = [Ranking(PROMPT, ("x", "yy", "zzz"), (1, 0, 1)), Ranking(PROMPT, ("u", "vv"), (0, 0))]
 
@@ -62,7 +62,8 @@ def brute_force(rankings, score, gap):
 
 
 def test_accuracy_is_the_share_of_pairs_in_the_raters_order():
-    found = evaluator(RATED, baselines={"other": Scores({k: -v for k, v in SCORES.scores.items()})}).evaluate(Subject(scorer=SCORES))
+    opposite = Scores({response: -score for response, score in SCORES.scores.items()})
+    found = evaluator(RATED, baselines={"other": opposite}).evaluate(Subject(scorer=SCORES))
     expected, count = brute_force(RATED, SCORES.scores.get, 0.5)
     assert (found["accuracy"], found["pairs"]) == (pytest.approx(expected), count)
     assert found["accuracy_all"] == pytest.approx(brute_force(RATED, SCORES.scores.get, 0.0)[0])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from rlhf_plugins.evaluator.win_rate import WinRate, wilson
 
 from rlhf_core.contracts.data import Prompt
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Samples
+from rlhf_plugins.evaluator.win_rate import WinRate, wilson
 
 
 class Length:

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from rlhf_plugins.policy.hf import HF
-from rlhf_plugins.rollout.transformers import Transformers, draw
 
 from rlhf_core.errors import UserError
 from rlhf_core.experience import pack
+from rlhf_plugins.policy.hf import HF
+from rlhf_plugins.rollout.transformers import Transformers, draw
 
 PROMPTS = [[1, 40, 2], [1, 50, 51, 52, 53, 54, 2], [0], [1, 60, 0, 61, 0, 2], [1, 70, 3, 3, 2]]
 """Of different lengths; some hold the end token (0) or the pad token (3), and one ends with it."""
@@ -28,7 +28,8 @@ def model(request, checkpoints):
 
 
 def generate(model, prompts, seed=0, **options):
-    return Transformers(**{"max_new_tokens": 12, **options}).generate(model, prompts, torch.Generator().manual_seed(seed))
+    engine = Transformers(**{"max_new_tokens": 12, **options})
+    return engine.generate(model, prompts, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
