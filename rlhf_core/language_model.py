@@ -79,6 +79,16 @@ class LanguageModel:
         )
         return following(logprobs), following(entropy)
 
+    def distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """``[B, V]`` float32 log-probabilities of the next token after ``[B, H]`` hidden states.
+
+        The product is taken in float32, as in training: bfloat16 logits would cost up to 4e-3 nats.
+        """
+        head = unadapted(self.model).get_output_embeddings()
+        bias = None if head.bias is None else head.bias.float()
+        logits = nn.functional.linear(hidden.float(), head.weight.float(), bias)
+        return torch.log_softmax(logits / temperature, dim=-1)
+
     def fit(self, length: int, key: str) -> None:
         """Refuse sequences of ``length`` tokens if the model has fewer positions; ``key`` is the setting to lower."""
         limit = getattr(unadapted(self.model).config, "max_position_embeddings", None)

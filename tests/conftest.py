@@ -170,13 +170,14 @@ def start(data: list[str], tmp_path: Path) -> Callable[..., Started]:
 
 
 @pytest.fixture(scope="session")
-def ppo(checkpoints: dict[str, Path]) -> Callable[..., list[str]]:
+def ppo(checkpoints: dict[str, Path], reward_checkpoint: Path) -> Callable[..., list[str]]:
     """The overrides of a small PPO stage, for ``start`` and for the command line."""
 
     def overrides(kind: str = "llama", *more: str) -> list[str]:
         return [
-            "algorithm=ppo", "policy=hf", f"policy.path={checkpoints[kind]}", "reward=sentiment",
-            "algorithm.batch_size=8", "algorithm.eval_prompts=4", "rollout.max_new_tokens=8", "seed=3", *more,
+            "algorithm=ppo", "policy=hf", f"policy.path={checkpoints[kind]}", "reward=learned",
+            f"reward.path={reward_checkpoint}", "algorithm.batch_size=8", "algorithm.eval_prompts=4",
+            "rollout.max_new_tokens=8", "seed=3", *more,
         ]  # fmt: skip
 
     return overrides

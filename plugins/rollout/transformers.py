@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_core.contracts.rollout import Rollout
 from rlhf_core.errors import UserError
-from rlhf_core.language_model import LanguageModel
+from rlhf_core.language_model import LanguageModel, unadapted
 
 
 @dataclass
@@ -82,16 +82,15 @@ class Batch:
     def forward(self, model: LanguageModel, temperature: float) -> Tensor:
         """``[B, V]`` float32 log-probabilities of the next token."""
         positions = (self.attended.cumsum(1) - 1).clamp(min=0)[:, -self.inputs.shape[1] :]
-        output = model.model(
+        output = unadapted(model.model).base_model(
             input_ids=self.inputs,
             attention_mask=self.attended,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
         )
         self.cache = output.past_key_values
-        return torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        return model.distribution(output.last_hidden_state[:, -1], temperature)
 
     def keep(self, places: list[int]) -> None:
         """Let the other rows go: they are finished."""

@@ -39,9 +39,9 @@ def test_numbers_are_those_of_the_samples(evaluated):
     start = torch.tensor([row["baseline_scores"]["reward"] for row in shown])
     assert after["reward"] == pytest.approx(float(scores.mean()))
     assert after["reward_start"] == pytest.approx(float(start.mean())) == pytest.approx(before["reward"])
-    assert after["reward_gain_sd"] == pytest.approx(
-        float((scores.mean() - start.mean()) / max(1e-8, start.std(correction=0)))
-    )
+    assert float(start.std()) > 0.1
+    gain = (scores.mean() - start.mean()) / start.std(correction=0)
+    assert after["reward_gain_sd"] == pytest.approx(float(gain), rel=1e-4)
     assert after["length"] == pytest.approx(sum(len(row["tokens"]) for row in shown) / 6)
     assert after["length_ratio"] == pytest.approx(after["length"] / before["length"])
     assert after["kl"] == pytest.approx(sum(sum(row["kl"]) for row in shown) / 6, abs=1e-3)
@@ -62,9 +62,6 @@ def test_samples_show_the_same_prompts_with_the_first_answers_beside(evaluated):
     for row in first + last:
         assert len(row["tokens"]) == len(row["kl"]) == len(row["advantages"]) <= 8
         assert (row["tokens"][-1] == "<|end|>") == (row["stop"] == "eos")
-        assert row["response"] == "".join(row["tokens"]).replace("<|end|>", "").strip() or "<|" in "".join(
-            row["tokens"]
-        )
 
 
 def test_prompts_are_held_out_and_spread_over_their_split(evaluated):

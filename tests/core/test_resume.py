@@ -125,11 +125,11 @@ stages:
 
 
 def test_a_killed_pipeline_goes_on_in_the_stage_it_was_in(rlhf, stages, tmp_path):
-    learned = ["reward=learned", "reward.path=${stage:reward_model}", "algorithm.critic_path=${stage:reward_model}"]
+    learned = ["reward.path=${stage:reward_model}", "algorithm.critic_path=${stage:reward_model}"]
     lists = {
         "sft": [*stages["sft"], "trainer.max_steps=2"],
         "reward_model": stages["reward_model"],
-        "ppo": [*(word for word in stages["ppo"] if word != "reward=sentiment"), *learned, "trainer.max_steps=2"],
+        "ppo": [*stages["ppo"], *learned, "trainer.max_steps=2"],
     }
     preset = PIPELINE.format(**{name: ", ".join(json.dumps(word) for word in words) for name, words in lists.items()})
     (tmp_path / "mine" / "pipeline").mkdir(parents=True)
