@@ -26,7 +26,6 @@ def describe(run: "Run") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": "float32",
         "versions": {name: installed(name) for name in PACKAGES},
         "kernels": {"used": kernels.used(), "available": kernels.status()},
     }

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .contracts.data import Split
-from .contracts.evaluator import Subject
+from .contracts.evaluator import Subject, measure
 from .contracts.reward import Samples
-from .errors import UserError
+from .errors import UserError, at_least
 from .experience import Experience, Scored, sample_and_score
 from .jsonl import JsonLines
 from .language_model import LanguageModel
+from .packing import spaced
 
 if TYPE_CHECKING:
     from .run import Run
@@ -22,11 +23,11 @@ Advantages = Callable[[Scored], tuple[Experience, tuple[Tensor, Tensor]]]
 class HeldOut:
     """The start model's answers, made once, and the comparison with the policy's."""
 
-    def __init__(self, run: "Run", policy: LanguageModel, reference: LanguageModel, split: Split, count: int) -> None:
+    def __init__(self, run: "Run", policy: LanguageModel, split: Split, count: int) -> None:
         """Take ``count`` prompts of a split, evenly spaced, and answer them with the untrained policy."""
-        self.run, self.policy, self.reference = run, policy, reference
-        everything = list(run.data.prompts(split))
-        self.prompts = everything[:: max(1, len(everything) // max(count, 1))][:count]
+        at_least(1, algorithm__eval_prompts=count)
+        self.run, self.policy = run, policy
+        self.prompts = spaced(run.data.prompts(split), count)
         if not self.prompts:
             raise UserError(f"algorithm.eval_split: the data have no prompts in {split!r}")
         self.start = self.answers()
@@ -46,8 +47,7 @@ class HeldOut:
         for name, scores in now.parts.items():
             metrics |= gain(f"/{name}", scores, self.start.parts[name])
         metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
-        for evaluator in self.run.evaluators.values():
-            metrics |= evaluator.evaluate(Subject(samples=now.samples, baseline=self.start.samples))
+        metrics |= measure(self.run.evaluators, Subject(samples=now.samples, baseline=self.start.samples))
         for index in range(min(shown, len(self.prompts))):
             self.samples.append({"step": step, **self.sample(index, now, experience, first=step == 0)})
         return metrics
@@ -87,5 +87,5 @@ class HeldOut:
 def gain(suffix: str, scores: Tensor, start: Tensor) -> dict[str, float]:
     """The mean of scores, that of the start's, and the difference in standard deviations of the start's."""
     mean, before, spread = float(scores.mean()), float(start.mean()), float(start.std(correction=0))
-    gained = (mean - before) / max(spread, 1e-8)
+    gained = (mean - before) / (spread or 1.0)  # where the start's scores are all alike, the plain difference
     return {f"reward{suffix}": mean, f"reward_start{suffix}": before, f"reward_gain_sd{suffix}": gained}

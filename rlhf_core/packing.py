@@ -1,12 +1,15 @@
 """Which sequences go into which batch, and how a batch is cut to fit memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .batch import Packed
 from .errors import UserError
+
+T = TypeVar("T")
 
 
 class Order:
@@ -34,6 +37,11 @@ class Order:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch = epoch, torch.randperm(self.count, generator=generator).tolist()
         return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def spaced(items: Sequence[T], count: int) -> list[T]:
+    """``count`` items at even distances over the whole sequence, all of them where there are fewer."""
+    return [items[index * len(items) // count] for index in range(count)] if count < len(items) else list(items)
 
 
 def per_step(order: Order, steps: int, budget: int) -> str:

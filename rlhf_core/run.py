@@ -3,7 +3,7 @@
 import json
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Run:
     folder: Path
     device: torch.device
     resume: bool = False
+    started: list[Tracker] = field(default_factory=list)
+    """the trackers that are to be closed"""
 
     @property
     def name(self) -> str:
@@ -105,8 +107,8 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
     settings, folder = composed.settings, composed.folder
     claim(folder, composed.resume)
     handler = log_to(folder / "log.txt")
+    run = Run(settings, folder, device_of(settings.device), composed.resume)
     try:
-        run = Run(settings, folder, device_of(settings.device), composed.resume)
         prepare(run)
         write_provenance(composed, run)
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -126,7 +128,7 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
         write_json(folder / "summary.json", summary)
         return summary
     finally:
-        for tracker in (settings.tracker or {}).values():
+        for tracker in run.started:
             tracker.close()
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -158,6 +160,7 @@ def prepare(run: Run) -> None:
         evaluator.setup(run)
     for tracker in run.trackers.values():
         tracker.start(run.folder)
+        run.started.append(tracker)
 
 
 def write_provenance(composed: Composed[TrainSettings], run: Run) -> None:

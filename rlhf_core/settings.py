@@ -13,7 +13,7 @@ REQUIRED: Any = "???"
 
 @dataclass
 class Trainer:
-    """How often the training loop logs, evaluates and saves; everything is counted in optimiser steps."""
+    """How often the training loop logs, evaluates and saves, counted in steps: one batch, for PPO one rollout."""
 
     log_every: int = 1
     """steps between two lines of metrics.jsonl"""

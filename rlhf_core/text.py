@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from .contracts.data import Prompt
+from .errors import UserError
 
 
 def encode_document(tokenizer: Any, text: str) -> list[int]:
@@ -15,8 +18,15 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """A chat prompt through the chat template up to where the assistant speaks, a plain one as it is."""
     if not prompt.messages:
         return tokenizer.encode(prompt.text, add_special_tokens=False) or [tokenizer.eos_token_id]
+    if not tokenizer.chat_template:
+        raise UserError(
+            "policy: its tokenizer has no chat template; take a chat model or plain prompts (data=jsonl data.chat=false)"
+        )
     messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    try:
+        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    except TemplateError as error:
+        raise UserError(f"data: the policy's chat template refuses a prompt ({error})") from error
 
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from .contracts.algorithm import Algorithm, Loss
-from .errors import UserError
+from .errors import UserError, at_least
 from .jsonl import JsonLines
 from .progress import Progress
 
@@ -28,7 +28,9 @@ class Trainer:
         self.run, self.algorithm, self.every = run, algorithm, run.settings.trainer
         self.module: nn.Module = algorithm.setup(run)
         self.optimizer = algorithm.optimizer.build(self.module)
-        self.total = min(algorithm.total_steps, self.every.max_steps or algorithm.total_steps)
+        at_least(1, trainer__log_every=self.every.log_every, trainer__microbatch_tokens=self.every.microbatch_tokens)
+        limit = self.every.max_steps
+        self.total = algorithm.total_steps if limit is None else min(limit, algorithm.total_steps)
         self.metrics, self.timing = JsonLines(run.folder / "metrics.jsonl"), JsonLines(run.folder / "timing.jsonl")
         self.samples = JsonLines(run.folder / "samples.jsonl")
         self.last_evaluation: dict[str, float] = {}
@@ -59,7 +61,7 @@ class Trainer:
         """One batch: for each minibatch, gradients of all its microbatches and one optimiser step."""
         rate = self.algorithm.optimizer.lr_at(self.step, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
+            group["lr"] = rate
         averages = Averages()
         batch = self.algorithm.collect(self.step)
         for minibatch in self.algorithm.minibatches(batch):

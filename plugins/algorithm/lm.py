@@ -11,9 +11,9 @@ from torch import nn
 from rlhf_core.batch import Packed
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Split
-from rlhf_core.errors import UserError
+from rlhf_core.errors import at_least
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, per_step, within
+from rlhf_core.packing import Order, per_step, spaced, within
 from rlhf_core.run import Run
 from rlhf_core.text import encode_document
 
@@ -45,22 +45,21 @@ class LM:
 
     def setup(self, run: Run) -> nn.Module:
         """Load the policy and tokenise the data."""
+        at_least(1, algorithm__batch_size=self.batch_size, algorithm__eval_examples=self.eval_examples)
+        at_least(2, algorithm__max_length=self.max_length)
         self.run = run
         self.model = run.policy.language_model(run.data)
         self.model.model.to(run.device).train()
         self.model.fit(self.max_length, "algorithm.max_length")
         self.examples = self.read("train")
-        self.held_out = self.read(self.eval_split)[: self.eval_examples]  # type: ignore[arg-type]
-        if not self.held_out:
-            raise UserError(f"algorithm.eval_split: the data have no examples in {self.eval_split!r}")
+        self.held_out = spaced(self.read(self.eval_split), self.eval_examples)  # type: ignore[arg-type]
         self.order = Order(len(self.examples), self.batch_size, run.seed, "examples")
         return self.model.model
 
     def read(self, split: Split) -> list[Example]:
         """All tokens of a document are predicted but the first."""
         documents = (encode_document(self.model.tokenizer, text) for text in self.run.data.text(split))
-        length = self.max_length
-        return [(tokens[i : i + length], 1) for tokens in documents for i in range(0, len(tokens) - 1, length)]
+        return [(piece, 1) for tokens in documents for piece in pieces(tokens, self.max_length)]
 
     @property
     def total_steps(self) -> int:
@@ -119,6 +118,11 @@ class LM:
         if not metrics:
             return f"nothing measured: the data have no examples in {self.eval_split!r}"
         return f"held-out perplexity {metrics['perplexity']:.1f} ({metrics['loss']:.3f} nats a token)"
+
+
+def pieces(tokens: list[int], length: int) -> list[list[int]]:
+    """A document in pieces of at most ``length`` tokens; each begins with the one before's last, which is given."""
+    return [tokens[start : start + length] for start in range(0, max(1, len(tokens) - 1), length - 1)]
 
 
 def microbatches(batch: list[Example], budget: int, device: torch.device) -> Iterator[Microbatch]:

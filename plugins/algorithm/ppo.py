@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlhf_core import kernels
 from rlhf_core.batch import following
 from rlhf_core.contracts.algorithm import Loss
-from rlhf_core.errors import UserError
+from rlhf_core.errors import UserError, at_least
 from rlhf_core.experience import Experience, Scored, minibatches, sample_and_score
 from rlhf_core.held_out import HeldOut
 from rlhf_core.kl_controller import KLController
@@ -25,6 +25,7 @@ from rlhf_core.text import encode_document
 
 from .lm import Microbatch as Text
 from .lm import microbatches as text_microbatches
+from .lm import pieces
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class PPO:
     kl_horizon: int = 1000  # responses over which β follows
     ptx_coef: float = 0.0  # γ_ptx, the weight of the pretraining loss
     ptx_batch: int = 32  # documents of pretraining text an optimiser step
+    ptx_length: int = 256  # tokens; a longer document is cut into pieces
     critic_path: str | None = None  # what the critic starts from, as a rule the reward model; null: the policy
     freeze_critic: bool = False  # its values then stay what they were at the start: zero
     eval_prompts: int = 256  # held-out prompts answered at each evaluation
@@ -89,6 +91,8 @@ class PPO:
         self.policy.model.to(run.device).eval()  # no dropout: old and new log-probs are of one network
         self.reference = self.policy.frozen()
         self.critic = run.policy.scalar_model(self.critic_path).to(run.device).eval()
+        if self.critic.tokenizer.get_vocab() != self.policy.tokenizer.get_vocab():
+            raise UserError(f"algorithm.critic_path: {self.critic_path} has another tokenizer than the policy")
         self.critic.reset_head(std=0.0)
         if self.freeze_critic:
             self.critic.requires_grad_(False)
@@ -100,13 +104,16 @@ class PPO:
                 f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts"
             )
         if self.ptx_coef:
-            self.texts = [encode_document(self.policy.tokenizer, text) for text in run.data.text("train")]
+            documents = (encode_document(self.policy.tokenizer, text) for text in run.data.text("train"))
+            self.texts = [piece for tokens in documents for piece in pieces(tokens, self.ptx_length)]
             self.text_order = Order(len(self.texts), self.ptx_batch, run.seed + 1, "text")
-        self.held_out = HeldOut(run, self.policy, self.reference, self.eval_split, self.eval_prompts)
+        self.held_out = HeldOut(run, self.policy, self.eval_split, self.eval_prompts)
         return nn.ModuleDict({"policy": self.policy.model, "critic": self.critic})
 
     def check(self) -> None:
         """Refuse what would train on something else than was sampled, or numbers that do not divide."""
+        for name in ("steps", "batch_size", "responses", "epochs", "minibatches_a_pass", "ptx_batch"):
+            at_least(1, **{f"algorithm__{name}": getattr(self, name)})
         if self.run.rollout.top_p != 1.0:
             raise UserError(
                 f"rollout.top_p: got {self.run.rollout.top_p}, but training needs 1.0 (a nucleus changes the support, "
@@ -182,6 +189,8 @@ class PPO:
             return Loss(self.ptx_coef * total / microbatch.denominator, {"ptx_loss": total.detach() / count}, count)
         old = microbatch.experience
         logprobs, entropy = self.policy.logprobs_and_entropy(old.packed, self.run.rollout.temperature)
+        if not self.entropy_coef:
+            entropy = entropy.detach()  # only logged: no gradient through [N, V] for nothing
         loss, metrics = kernels.ppo_loss(
             logprobs, old.logprobs, old.advantages, mask=old.mask, values=following(self.critic(old.packed)),
             old_values=old.values, returns=old.returns, clip_low=self.clip, clip_high=self.clip,

@@ -1,25 +1,29 @@
 """The reward model: learn what people prefer from their rankings of K responses."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf_core import kernels
 from rlhf_core.batch import Packed, offsets
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Demonstration, Split
-from rlhf_core.contracts.evaluator import Subject
+from rlhf_core.contracts.evaluator import Subject, measure
 from rlhf_core.contracts.reward import Samples
+from rlhf_core.errors import UserError, at_least
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, per_step, within
+from rlhf_core.packing import Order, per_step, spaced, within
 from rlhf_core.run import Run
 from rlhf_core.text import encode_prompt, encode_response
 
 from ..reward.learned import ModelScorer
+
+log = logging.getLogger("rlhf")
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ class RewardModel:
 
     def setup(self, run: Run) -> nn.Module:
         """Start from the policy with a new head of std 1/√(d+1) (Stiennon et al. 2020, arXiv:2009.01325)."""
+        at_least(1, algorithm__batch_size=self.batch_size, algorithm__max_length=self.max_length)
         self.run = run
         self.model = run.policy.scalar_model().to(run.device).train()
         self.model.reset_head(std=(self.model.head.in_features + 1) ** -0.5)
         self.scorer = ModelScorer(self.model, run.microbatch_tokens)
+        self.anchors = self.demonstrations_or_none()
         self.rankings = self.read("train")
         self.order = Order(len(self.rankings), self.batch_size, run.seed, "rankings")
         return self.model
@@ -81,7 +87,8 @@ class RewardModel:
         for row in self.run.data.rankings(split):
             prompt = encode_prompt(self.model.tokenizer, row.prompt)
             responses = [encode_response(self.model.tokenizer, response) for response in row.responses]
-            rankings.append(Ranked([(prompt + response)[: self.max_length] for response in responses], row.ranks))
+            if len(prompt) < self.max_length:  # else nothing of the responses would be left to tell them apart
+                rankings.append(Ranked([(prompt + response)[: self.max_length] for response in responses], row.ranks))
         return rankings
 
     @property
@@ -124,8 +131,7 @@ class RewardModel:
     def evaluate(self, step: int) -> dict[str, float]:
         """What the evaluators measure of the model as a reward."""
         subject = Subject(scorer=self.scorer)
-        results = [evaluator.evaluate(subject) for evaluator in self.run.evaluators.values()]
-        return {name: value for result in results for name, value in result.items()}
+        return measure(self.run.evaluators, subject)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing beside the parameters: the order of the data follows from the step."""
@@ -136,14 +142,18 @@ class RewardModel:
 
     def save(self, folder: Path) -> None:
         """The model, its bias set so that demonstrations score 0 on average."""
-        rows = self.run.data.demonstrations("train")[: self.demonstrations]
-        if rows:
-            self.model.bias += self.scores(rows).mean()
+        if self.anchors:
+            prompts, responses = [row.prompt for row in self.anchors], [row.response for row in self.anchors]
+            self.model.bias += self.scorer.score(Samples(prompts, responses)).mean()
         self.model.save(folder)
 
-    def scores(self, rows: "list[Demonstration]") -> Tensor:
-        """``[B]`` scores of demonstrations."""
-        return self.scorer.score(Samples([row.prompt for row in rows], [row.response for row in rows]))
+    def demonstrations_or_none(self) -> list[Demonstration]:
+        """Demonstrations of the whole split, by which the bias is set; none where the data have none."""
+        try:
+            return spaced(self.run.data.demonstrations("train"), self.demonstrations)
+        except UserError as error:
+            log.warning("the reward model's bias stays 0: %s", error)
+            return []
 
     def headline(self, metrics: dict[str, float]) -> str:
         """Agreement with held-out raters, beside what it can be compared with."""

@@ -15,7 +15,7 @@ from statistics import fmean, variance
 from typing import ClassVar
 
 from rlhf_core.contracts.data import Demonstration, Message, Prompt, Ranking, Split
-from rlhf_core.errors import UserError
+from rlhf_core.errors import UserError, at_least
 from rlhf_core.fetch import fetch
 
 SDIST = "vaderSentiment==3.3.2"
@@ -69,6 +69,7 @@ class HumanRatings:
 
     def setup(self, seed: int) -> None:
         """Fetch, parse and split the sentences. The split is a property of the data: ``seed`` does not move it."""
+        at_least(1, data__opening_words=self.opening_words, data__rounds=self.rounds)
         if not 4 <= self.group_size <= 9:
             raise UserError(f"data.group_size: got {self.group_size}, expected 4…9 (responses a ranking)")
         sdist = (
@@ -107,7 +108,7 @@ class HumanRatings:
         return self._prompt(sentence.domain, " ".join(words[:count])), " ".join(words[count:])
 
     def _prompt(self, domain: str, opening: str) -> Prompt:
-        filled = self.template.format(domain=domain, opening=opening).strip()
+        filled = self.template.replace("{domain}", domain).replace("{opening}", opening).strip()
         return Prompt(messages=(Message("user", filled),))
 
     def _groups(self, split: Split, random: Random) -> Iterator[tuple[str, str, list[Rated]]]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Reward, Samples
 from rlhf_core.errors import UserError
+from rlhf_core.packing import spaced
 from rlhf_core.run import Run
 
 from ..reward.sentiment import Sentiment
@@ -34,7 +35,7 @@ class RankingAccuracy:
 
     def setup(self, run: Run) -> None:
         """Read the rankings, and measure once what does not change."""
-        self.rankings = list(run.data.rankings(self.split))[: self.limit]  # type: ignore[arg-type]
+        self.rankings = spaced(run.data.rankings(self.split), self.limit)  # type: ignore[arg-type]
         self.pairs = list(self._pairs(self.min_gap))
         self.all_pairs = list(self._pairs(0.0))
         if not self.pairs:

@@ -51,7 +51,9 @@ class HF:
         tokenizer = self._tokenizer(start)
         with quiet():  # a language model's checkpoint lacks the new head, and transformers says so at length
             model = self._load(AutoModelForSequenceClassification, start, num_labels=1)
-        model.config.pad_token_id = tokenizer.pad_token_id  # which token the stock forward takes for padding
+        # The stock forward reads the score at the last token that is not padding: an end token must not count as such.
+        same = tokenizer.pad_token_id == tokenizer.eos_token_id
+        model.config.pad_token_id = None if same else tokenizer.pad_token_id
         return ScalarModel(self._adapt(model, "SEQ_CLS"), tokenizer)
 
     def _path(self) -> str:
@@ -77,6 +79,11 @@ class HF:
 
     def _adapt(self, model: nn.Module, task: str) -> nn.Module:
         if not self.lora.rank:
+            if self.dtype != "float32":
+                raise UserError(
+                    f"policy.dtype: {self.dtype} weights would round small updates away; "
+                    "set policy.lora.rank (adapters are float32), or policy.dtype=float32"
+                )
             return model
         from peft import LoraConfig, get_peft_model  # half a second that only LoRA needs
 

@@ -35,7 +35,7 @@ class Sum:
 
     def score_parts(self, samples: Samples) -> Mapping[str, Tensor]:
         """``[B]`` float32 scores of each part, before its weight."""
-        return {name: part.score(samples) for name, part in self.parts.items()}
+        return {name: part.score(samples).cpu() for name, part in self.parts.items()}
 
     def score(self, samples: Samples) -> Tensor:
         """``[B]`` float32 weighted sums."""

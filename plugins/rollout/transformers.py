@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.contracts.rollout import Rollout
-from rlhf_core.errors import UserError
+from rlhf_core.errors import UserError, at_least
 from rlhf_core.language_model import LanguageModel, unadapted
 
 
@@ -30,8 +30,7 @@ class Transformers:
         """One response to each prompt."""
         if self.temperature <= 0:
             raise UserError(f"rollout.temperature: got {self.temperature}, expected more than 0 (rollouts sample)")
-        if self.max_new_tokens < 1:
-            raise UserError(f"rollout.max_new_tokens: got {self.max_new_tokens}, expected at least 1")
+        at_least(1, rollout__max_new_tokens=self.max_new_tokens, rollout__batch_size=self.batch_size)
         model.fit(max(map(len, prompts), default=0) + self.max_new_tokens, "rollout.max_new_tokens")
         responses: list[list[int]] = []
         logprobs: list[Tensor] = []

@@ -1,8 +1,10 @@
 """An evaluator: an independent look at what a stage has learned."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..errors import UserError
 from .reward import Reward, Samples
 
 if TYPE_CHECKING:
@@ -33,3 +35,16 @@ class Evaluator(Protocol):
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """Named numbers, logged as they are."""
+
+
+def measure(evaluators: Mapping[str, Evaluator], subject: Subject) -> dict[str, float]:
+    """What all evaluators say of a subject; what is not a dict of numbers, or a name used twice, is refused."""
+    found: dict[str, float] = {}
+    for name, evaluator in evaluators.items():
+        result = evaluator.evaluate(subject)
+        if not isinstance(result, Mapping):
+            raise UserError(f"evaluator {name}: evaluate() gave {type(result).__name__}, expected a dict of numbers")
+        if twice := sorted(found.keys() & result.keys()):
+            raise UserError(f"evaluator {name}: {twice[0]} is measured by another evaluator too; choose one of them")
+        found |= {key: float(value) for key, value in result.items()}
+    return found

@@ -63,6 +63,9 @@ def score_with_parts(reward: Reward, samples: Samples) -> "tuple[Tensor, Mapping
 def checked(scores: "Tensor", reward: Reward, count: int) -> "Tensor":
     """The scores, if they are one finite number a response; else a ``UserError`` that names the reward."""
     name = f"reward {type(reward).__module__}.{type(reward).__name__}"
+    if not hasattr(scores, "shape"):
+        raise UserError(f"{name}: score() gave {type(scores).__name__}, expected a tensor of {count} numbers")
+    scores = scores.detach()
     if tuple(scores.shape) != (count,):
         raise UserError(f"{name}: score() gave shape {list(scores.shape)}, expected one number a response: [{count}]")
     wrong = (~scores.isfinite()).nonzero().flatten().tolist()

@@ -140,6 +140,7 @@ def set_backend(default: str = "auto", per_op: Mapping[str, str] | None = None) 
     """
     backends = ("auto", *FASTEST_FIRST)
     chosen = {_known("op", op, tuple(_ops)): _known("backend", name, backends) for op, name in (per_op or {}).items()}
+    _used.clear()  # a record of what ran under this choice
     _choices.default, _choices.per_op = _known("backend", default, backends), chosen
 
 

@@ -41,9 +41,9 @@ def test_it_converges_to_the_kl_regularised_optimum(start, small_world):
         "algorithm=ppo", "policy=hf", f"policy.path={small_world / 'words'}", "reward=sentiment", "data.chat=false",
         f"data.prompt_files={prompts}", *[f"data.{view}_files=[]" for view in ("text", "demonstration", "ranking")],
         "data.test_fraction=0", "data.validation_fraction=0", "algorithm.eval_split=train", "algorithm.eval_prompts=1",
-        "algorithm.batch_size=512", "algorithm.steps=60", "algorithm.minibatches_a_pass=1", "algorithm.epochs=4",
+        "algorithm.batch_size=256", "algorithm.steps=30", "algorithm.minibatches_a_pass=1", "algorithm.epochs=3",
         f"algorithm.kl_coef={BETA}", "algorithm.optimizer.lr=0.01", "algorithm.optimizer.schedule=linear",
-        "rollout.max_new_tokens=1", "rollout.batch_size=512", "trainer.checkpoint_every=0", "seed=1",
+        "rollout.max_new_tokens=1", "rollout.batch_size=256", "trainer.checkpoint_every=0", "seed=1",
     )  # fmt: skip
     started.run.settings.reward = Table()
     trainer = Trainer(started.run, started.algorithm)
@@ -52,7 +52,7 @@ def test_it_converges_to_the_kl_regularised_optimum(start, small_world):
     trainer.fit()
     optimum = (reference.log() + REWARDS / BETA).softmax(-1)
     assert float((reference - optimum).abs().sum() / 2) > 0.3  # there was something to learn
-    assert float((distribution(model) - optimum).abs().sum() / 2) < 0.05
+    assert float((distribution(model) - optimum).abs().sum() / 2) < 0.03
 
 
 def distribution(model):

@@ -85,5 +85,6 @@ def test_evaluation_leaves_no_trace_in_training(start, ppo):
 def test_the_headline_says_what_changed(evaluated):
     started, _, after = evaluated
     text = started.algorithm.headline(after)
-    assert f"{after['reward_start']:+.2f} → {after['reward']:+.2f}" in text
-    assert f"KL {after['kl']:.1f} nats" in text and f"wins {after['win_rate']:.0%}" in text and "\n" not in text
+    for part in (f"{after['reward_gain_sd']:+.1f} SD", f"KL {after['kl']:.1f} nats", f"wins {after['win_rate']:.0%}"):
+        assert part in text
+    assert "\n" not in text

@@ -34,7 +34,7 @@ class Counting:
 
     def minibatches(self, batch):
         for number in range(2):
-            self.log.append(("minibatch", number, float(self.module.weight)))  # lazy: after the step before
+            self.log.append(("minibatch", number, self.module.weight.item()))  # lazy: after the step before
             yield [1.0, 3.0]
 
     def loss(self, microbatch):
@@ -48,7 +48,7 @@ class Counting:
 
     def evaluate(self, step):
         self.log.append(("evaluate", step))
-        return {"weight": float(self.module.weight)}
+        return {"weight": self.module.weight.item()}
 
     def state_dict(self):
         return {}
@@ -87,7 +87,7 @@ def test_the_loop(trainer):
     assert [entry[1] for entry in algorithm.log if entry[0] == "collect"] == list(range(7))
     weights = [entry[2] for entry in algorithm.log if entry[0] == "minibatch"]
     assert weights[0] == 0 and weights == sorted(weights) and len(set(weights)) == 14
-    assert final == {"weight": float(algorithm.module.weight)}
+    assert final == {"weight": algorithm.module.weight.item()}
     rows = lines(made, "metrics.jsonl")
     assert [(row["step"], row["phase"]) for row in rows] == [
         (0, "eval"), (2, "train"), (3, "eval"), (4, "train"), (6, "train"), (6, "eval"), (7, "train"), (7, "eval"),

@@ -157,7 +157,7 @@ def test_ranks_are_those_of_the_means_and_ties_are_within_a_standard_error(data)
         for leader, group in zip(leaders, groups, strict=True):
             bounds = [(squares[leader] + squares[k]) ** 0.5 for k in group]
             assert all(means[leader] - means[k] <= bound for k, bound in zip(group, bounds, strict=True))
-            assert row.ranks[leader] == sum(mean > means[leader] for mean in means)  # how many are better
+            assert row.ranks[leader] == sum(rank < row.ranks[leader] for rank in row.ranks)  # how many are better
         for one, two in pairwise(leaders):
             assert means[one] - means[two] > (squares[one] + squares[two]) ** 0.5
     assert tied > 100 and untied > 1000
