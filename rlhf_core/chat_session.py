@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
@@ -148,10 +147,7 @@ class Session:
         if not self.chats:
             return encode_prompt(self.tokenizer, Prompt(text=self.turns[-1].content))
         system = [Message("system", self.system)] if self.system else []
-        try:
-            return encode_prompt(self.tokenizer, Prompt(messages=(*system, *self.turns)))
-        except TemplateError as error:
-            raise UserError(f"the model's chat template refuses this conversation: {error}") from error
+        return encode_prompt(self.tokenizer, Prompt(messages=(*system, *self.turns)))
 
     def generate(self, tokens: list[int], streamer: "Streamer") -> None:
         """Sample one answer."""

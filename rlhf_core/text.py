@@ -20,13 +20,13 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
         return tokenizer.encode(prompt.text, add_special_tokens=False) or [tokenizer.eos_token_id]
     if not tokenizer.chat_template:
         raise UserError(
-            "policy: its tokenizer has no chat template; take a chat model or plain prompts (data=jsonl data.chat=false)"
+            "policy: its tokenizer has no chat template; take a chat model or plain text (data=jsonl data.chat=false)"
         )
     messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
     try:
         return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
     except TemplateError as error:
-        raise UserError(f"data: the policy's chat template refuses a prompt ({error})") from error
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
 
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:

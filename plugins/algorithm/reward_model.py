@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_core import kernels
 from rlhf_core.batch import Packed, offsets
@@ -143,9 +143,12 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """The model, its bias set so that demonstrations score 0 on average."""
         if self.anchors:
-            prompts, responses = [row.prompt for row in self.anchors], [row.response for row in self.anchors]
-            self.model.bias += self.scorer.score(Samples(prompts, responses)).mean()
+            self.model.bias += self.scores(self.anchors).mean()
         self.model.save(folder)
+
+    def scores(self, rows: list[Demonstration]) -> Tensor:
+        """``[B]`` scores of demonstrations."""
+        return self.scorer.score(Samples([row.prompt for row in rows], [row.response for row in rows]))
 
     def demonstrations_or_none(self) -> list[Demonstration]:
         """Demonstrations of the whole split, by which the bias is set; none where the data have none."""

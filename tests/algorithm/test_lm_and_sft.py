@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf_core.errors import UserError
+from rlhf_core.text import encode_document
 
 
 @pytest.fixture
@@ -54,9 +55,12 @@ def test_pretraining_sees_whole_documents_and_cuts_long_ones(start, stage):
     pieces = [tokens for tokens, given in started.algorithm.examples if given == 1]
     assert len(pieces) == len(started.algorithm.examples)
     assert max(map(len, pieces)) == 9 and min(map(len, pieces)) >= 2
-    joined = tokenizer.decode([token for tokens in pieces for token in tokens])
-    assert all(f"<|end|> {text}" in joined for text in started.run.data.text("train"))
-    assert sum(tokens[0] == end for tokens in pieces) >= len(started.run.data.text("train"))
+    texts = started.run.data.text("train")
+    assert sum(tokens[0] == end for tokens in pieces) == len(texts)
+    # a piece begins with the token before it, which is given: every token but a document's first is predicted once
+    documents = [encode_document(tokenizer, text) for text in texts]
+    predicted = [token for tokens in pieces for token in tokens[1:]]
+    assert predicted == [token for tokens in documents for token in tokens[1:]]
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(start, checkpoints):
@@ -86,7 +90,7 @@ def test_steps_are_epochs_over_batches(start, stage):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["algorithm.eval_split=validation", "data.validation_fraction=0"], "algorithm.eval_split: the data have no"),
+        (["algorithm.max_length=1"], "algorithm.max_length: got 1, expected at least 2"),
         (["algorithm.optimizer.schedule=square"], "algorithm.optimizer.schedule: got 'square', expected one of linear"),
         (["policy.dtype=float8"], "policy.dtype: got 'float8', expected one of float32, bfloat16"),
     ],
@@ -96,3 +100,9 @@ def test_refusals(start, stage, overrides, message):
         started = start(*stage("sft", *overrides))
         started.algorithm.optimizer.build(started.module)
     assert str(caught.value).startswith(message)
+
+
+def test_without_held_out_data_nothing_is_measured_and_that_is_said(start, stage):
+    started = start(*stage("sft", "algorithm.eval_split=validation", "data.validation_fraction=0"))
+    assert started.algorithm.evaluate(0) == {}
+    assert started.algorithm.headline({}) == "nothing measured: the data have no examples in 'validation'"

@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from rlhf_plugins.data.jsonl import Jsonl
 
 from rlhf_core.contracts.data import Data, Demonstration, Message, Prompt, Ranking
 from rlhf_core.errors import UserError
+from rlhf_plugins.data.jsonl import Jsonl
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 SPLITS = ("train", "validation", "test")

@@ -5,12 +5,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from rlhf_plugins.policy import gguf as module
-from rlhf_plugins.policy.gguf import CHECKPOINT, MEMBER, TEMPLATE_WITHOUT_SYSTEM, smollm2_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rlhf_core import fetch
 from rlhf_core.errors import UserError
+from rlhf_plugins.policy import gguf as module
+from rlhf_plugins.policy.gguf import CHECKPOINT, MEMBER, TEMPLATE_WITHOUT_SYSTEM, smollm2_checkpoint
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("accelerate")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rlhf_plugins.reward.sentiment import Sentiment
 
 from rlhf_core.contracts.data import Prompt
 from rlhf_core.contracts.reward import Reward, Samples
+from rlhf_plugins.reward.sentiment import Sentiment
 
 # The README of vaderSentiment.
 DOCUMENTED = {

@@ -1,11 +1,11 @@
 """What is logged comes back from the event files, also after a resume."""
 
 import pytest
-from rlhf_plugins.tracker import tensorboard as module
-from rlhf_plugins.tracker.tensorboard import TensorBoard
 
 from rlhf_core.contracts.tracker import Tracker
 from rlhf_core.errors import UserError
+from rlhf_plugins.tracker import tensorboard as module
+from rlhf_plugins.tracker.tensorboard import TensorBoard
 
 
 def scalars(folder) -> dict[str, list[tuple[int, float]]]:

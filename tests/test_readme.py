@@ -1,0 +1,61 @@
+"""What the README shows works as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+RLHF = [sys.executable, "-m", "rlhf_core.cli"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.startswith(("rlhf train", "rlhf pipeline"))]
+
+
+def rlhf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RLHF, *arguments],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def test_there_are_commands_to_try():
+    assert len(commands()) >= 8
+
+
+@pytest.mark.parametrize("command", [text for text in commands() if "resume=" not in text])
+def test_a_command_composes(command):
+    arguments = [word for word in shlex.split(command)[1:] if word not in ("-m", "--multirun", "--cfg", "job")]
+    if "-m" in shlex.split(command):  # a sweep's first job
+        arguments = [word.split(",")[0] if re.search(r"=[\d.]+,", word) else word for word in arguments]
+    shown = rlhf(*arguments, "--cfg", "job")
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_plugin_of_the_readme_is_chosen_typed_and_scores(tmp_path):
+    (module,) = blocks("python")
+    (registration,) = blocks("toml")
+    (tmp_path / "my_reward.py").write_text(module)
+    group, entry = re.search(r'"(rlhf\.reward)"\]\n(\w+ = ".+")', registration).groups()
+    info = tmp_path / "my_reward-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-reward\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + entry.replace('"', "") + "\n")
+    chosen = ["train", "reward=brevity", "reward.target=12", "--cfg", "job", "-p", "reward"]
+    assert "target: 12" in rlhf(*chosen, PYTHONPATH=str(tmp_path)).stdout
+    chosen[2] = "reward.target=twelve"
+    assert "reward.target" in rlhf(*chosen, PYTHONPATH=str(tmp_path)).stderr
+    scope: dict = {"__name__": "my_reward"}
+    exec(compile(module, "my_reward.py", "exec"), scope)
+    samples = type("Samples", (), {"responses": ["one two", "a " * 20]})
+    assert scope["Brevity"](target=20).score(samples).tolist() == pytest.approx([-0.9, 0.0])
