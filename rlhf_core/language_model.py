@@ -36,6 +36,39 @@ def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
     return cast(Tensor, output.last_hidden_state[0])
 
 
+def run_packed(model: nn.Module) -> None:
+    """Put our attention into a model, and refuse one that does not then compute what it computed before.
+
+    Some architectures do not go through transformers' ``AttentionInterface``, or count no positions: packed rows would
+    attend across sequences without a word. Two short sequences, apart and packed, tell.
+    """
+    base = unadapted(model)
+    if base.config._attn_implementation == NAME:
+        return
+    name, training = type(base).__name__, base.training
+    device = next(base.parameters()).device
+    tokens = torch.arange(8, device=device) % base.config.vocab_size
+    base.eval()
+    try:
+        with torch.no_grad():
+            apart = base.base_model(input_ids=tokens.view(2, 4), use_cache=False).last_hidden_state.flatten(0, 1)
+            base.set_attn_implementation(NAME)
+            packed = hidden_states(model, Packed(tokens, torch.tensor([0, 4, 8], dtype=torch.int32, device=device)))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"policy: {name} cannot run packed sequences ({str(error).splitlines()[0]})") from error
+    finally:
+        base.train(training)
+    if base.config._attn_implementation != NAME:
+        raise UserError(
+            f"policy: {name} does not go through AttentionInterface, so packed sequences would see each other"
+        )
+    allowed = 1e-3 if apart.dtype in (torch.float32, torch.float64) else 5e-2
+    if (apart - packed).abs().max() > allowed * apart.abs().max():
+        raise UserError(
+            f"policy: {name} gives other results for packed sequences; take a model of another architecture"
+        )
+
+
 @dataclass
 class LanguageModel:
     """The model (a ``PreTrainedModel``, or one wrapped by peft) and its tokenizer."""
@@ -45,8 +78,8 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         """Put our attention in, and refuse what packed log-probs would get wrong."""
+        run_packed(self.model)
         base = unadapted(self.model)
-        base.set_attn_implementation(NAME)
         for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
             if getattr(base.config, option, None) not in (None, 1, 1.0):
                 raise UserError(f"policy: models with {option} are not supported yet ({base.config.model_type})")

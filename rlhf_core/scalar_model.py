@@ -10,9 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .attention import NAME
 from .batch import Packed
-from .language_model import hidden_states, unadapted
+from .language_model import hidden_states, run_packed, unadapted
 
 
 class ScalarModel(nn.Module):
@@ -29,8 +28,8 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        run_packed(model)
         base = unadapted(model)
-        base.set_attn_implementation(NAME)
         self.head.float()  # one small layer; in bfloat16 its updates would be rounded away
         self.register_buffer("bias", torch.tensor(float(getattr(base.config, "score_bias", 0.0))))
 

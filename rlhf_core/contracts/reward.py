@@ -46,7 +46,7 @@ class Reward(Protocol):
     """Scores responses; one that also defines ``score_parts(samples)`` and ``total(parts)`` has its parts logged."""
 
     def setup(self, run: "Run") -> None:
-        """Load what scoring needs; called once, before the first ``score``."""
+        """Load what scoring needs; called once, before ``score``. Nothing of a reward is saved in checkpoints."""
 
     def score(self, samples: Samples) -> "Tensor":
         """``[B]`` float32 scores on the CPU or the run's device; finite, and independent of the order of the batch."""

@@ -12,10 +12,18 @@ ROUNDING = 2e-5
 SEQUENCES = [[5, 6, 7, 8, 9, 10, 11], [20], [30, 31, 5, 6], [7, 7, 7, 7, 7, 7, 7, 7, 7, 7]]
 
 
-@pytest.fixture(params=["llama", "qwen2", "gpt2"])
+WINDOW = {"use_sliding_window": True, "sliding_window": 3, "layer_types": ["sliding_attention"] * 2}
+SCALED = {"scale_attn_by_inverse_layer_idx": True}
+
+
+@pytest.fixture(
+    params=[("llama", {}), ("qwen2", {}), ("qwen2", WINDOW), ("gpt2", {}), ("gpt2", SCALED)],
+    ids=["llama", "qwen2", "qwen2 with a window", "gpt2", "gpt2 with a scale of its own"],
+)
 def models(request, new_model, tokenizer):
     """The same weights with transformers' own eager attention, and with ours."""
-    stock, ours = new_model(request.param), new_model(request.param)
+    kind, options = request.param
+    stock, ours = new_model(kind, **options), new_model(kind, **options)
     assert stock.config._attn_implementation == "eager"
     return stock, LanguageModel(ours, tokenizer)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from rlhf_core.batch import Packed
 from rlhf_core.errors import UserError
@@ -109,3 +110,14 @@ def test_a_tokenizer_without_an_end_token_is_refused(new_model, texts):
     endless.eos_token = None
     with pytest.raises(UserError, match="policy: the tokenizer has no end token"):
         LanguageModel(new_model("llama"), endless)
+
+
+@pytest.mark.parametrize("architecture", ["Bloom", "GPTJ"])
+def test_a_model_that_cannot_run_packed_is_refused(architecture, checkpoints):
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=64, hidden_size=32, n_embd=32, n_layer=1, n_head=2, n_positions=32, rotary_dim=8
+    )
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    tokenizer = HF(path=str(checkpoints["llama"])).language_model(None).tokenizer
+    with pytest.raises(UserError, match=f"policy: {architecture}ForCausalLM "):
+        LanguageModel(model, tokenizer)
