@@ -47,7 +47,8 @@ def run_packed(model: nn.Module) -> None:
         return
     name, training = type(base).__name__, base.training
     device = next(base.parameters()).device
-    tokens = torch.arange(8, device=device) % base.config.vocab_size
+    padding = base.config.pad_token_id  # left out: transformers warns of it
+    tokens = torch.tensor([token for token in range(9) if token != padding][:8], device=device)
     base.eval()
     try:
         with torch.no_grad():

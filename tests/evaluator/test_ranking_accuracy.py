@@ -126,6 +126,8 @@ def test_the_human_ceiling_is_one_rater_against_the_rest():
         ((1.0, 0.0), (0.0, 1.0), 0.0),  # each rater alone says the opposite of the other
         ((1.0, 1.0, 0.0), (0.0, 0.0, 0.0), 2.5 / 3),  # the third rater sees no difference
         ((0.0, 0.0), (0.0, 0.0), 0.5),
+        ((2.0, 2.0), (1.5, 1.5), 1.0),  # small differences of large means
+        ((-1.5, -1.5), (-2.0, -2.0), 1.0),
         ((2.0, 1.0, 5.0), (1.0, 0.0), 1.0),  # more raters here than there: those of both count
     ],
 )
