@@ -52,7 +52,8 @@ def run_packed(model: nn.Module) -> None:
     base.eval()
     try:
         with torch.no_grad():
-            apart = base.base_model(input_ids=tokens.view(2, 4), use_cache=False).last_hidden_state.flatten(0, 1)
+            rows = {"input_ids": tokens.view(2, 4), "attention_mask": torch.ones_like(tokens).view(2, 4)}
+            apart = base.base_model(**rows, use_cache=False).last_hidden_state.flatten(0, 1)
             base.set_attn_implementation(NAME)
             packed = hidden_states(model, Packed(tokens, torch.tensor([0, 4, 8], dtype=torch.int32, device=device)))
     except (TypeError, ValueError, AttributeError) as error:
