@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .contracts.data import Split
+from .contracts.data import split_named
 from .contracts.evaluator import Subject, measure
 from .contracts.reward import Samples
 from .errors import UserError, at_least
@@ -23,11 +23,11 @@ Advantages = Callable[[Scored], tuple[Experience, tuple[Tensor, Tensor]]]
 class HeldOut:
     """The start model's answers, made once, and the comparison with the policy's."""
 
-    def __init__(self, run: "Run", policy: LanguageModel, split: Split, count: int) -> None:
+    def __init__(self, run: "Run", policy: LanguageModel, split: str, count: int) -> None:
         """Take ``count`` prompts of a split, evenly spaced, and answer them with the untrained policy."""
         at_least(1, algorithm__eval_prompts=count)
         self.run, self.policy = run, policy
-        self.prompts = spaced(run.data.prompts(split), count)
+        self.prompts = spaced(run.data.prompts(split_named(split, "algorithm.eval_split")), count)
         if not self.prompts:
             raise UserError(f"algorithm.eval_split: the data have no prompts in {split!r}")
         self.start = self.answers()

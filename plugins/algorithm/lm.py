@@ -10,7 +10,7 @@ from torch import nn
 
 from rlhf_core.batch import Packed
 from rlhf_core.contracts.algorithm import Loss
-from rlhf_core.contracts.data import Split
+from rlhf_core.contracts.data import Split, split_named
 from rlhf_core.errors import at_least
 from rlhf_core.optimizer import AdamW
 from rlhf_core.packing import Order, per_step, spaced, within
@@ -52,7 +52,7 @@ class LM:
         self.model.model.to(run.device).train()
         self.model.fit(self.max_length, "algorithm.max_length")
         self.examples = self.read("train")
-        self.held_out = spaced(self.read(self.eval_split), self.eval_examples)  # type: ignore[arg-type]
+        self.held_out = spaced(self.read(split_named(self.eval_split, "algorithm.eval_split")), self.eval_examples)
         self.order = Order(len(self.examples), self.batch_size, run.seed, "examples")
         return self.model.model
 

@@ -6,6 +6,7 @@ from math import sqrt
 from statistics import fmean
 from typing import Any, ClassVar
 
+from rlhf_core.contracts.data import split_named
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Reward, Samples
 from rlhf_core.errors import UserError
@@ -35,7 +36,8 @@ class RankingAccuracy:
 
     def setup(self, run: Run) -> None:
         """Read the rankings, and measure once what does not change."""
-        self.rankings = spaced(run.data.rankings(self.split), self.limit)  # type: ignore[arg-type]
+        split = split_named(self.split, "evaluator.ranking_accuracy.split")
+        self.rankings = spaced(run.data.rankings(split), self.limit)
         self.pairs = list(self._pairs(self.min_gap))
         self.all_pairs = list(self._pairs(0.0))
         if not self.pairs:

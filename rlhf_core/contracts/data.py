@@ -2,9 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
+
+from ..errors import UserError
 
 Split = Literal["train", "validation", "test"]
+
+
+def split_named(name: str, key: str) -> Split:
+    """The split that the setting ``key`` names."""
+    for split in get_args(Split):
+        if split == name:
+            return cast(Split, split)
+    raise UserError(f"{key}: got {name!r}, expected one of {', '.join(get_args(Split))}")
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def test_steps_are_epochs_over_batches(start, stage):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["algorithm.eval_split=tests"], "algorithm.eval_split: got 'tests', expected one of train, validation, test"),
         (["algorithm.max_length=1"], "algorithm.max_length: got 1, expected at least 2"),
         (["algorithm.optimizer.schedule=square"], "algorithm.optimizer.schedule: got 'square', expected one of linear"),
         (["policy.dtype=float8"], "policy.dtype: got 'float8', expected one of float32, bfloat16"),

@@ -94,11 +94,12 @@ def spoil(file, how):
         file.unlink()
 
 
-@pytest.mark.parametrize("how", ["cut", "bit", "gone"])
-@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
+WAYS = [(name, how) for name in ("model.safetensors", "state.pt", "manifest.json") for how in ("cut", "bit", "gone")]
+WAYS.remove(("manifest.json", "bit"))  # a digit of a hash: then the file it belongs to is named
+
+
+@pytest.mark.parametrize(("name", "how"), WAYS)
 def test_a_corrupt_file_is_named_with_a_remedy(module, tmp_path, name, how):
-    if (name, how) == ("manifest.json", "bit"):
-        pytest.skip("a digit of a hash: the file it belongs to is refused instead")
     save_checkpoint(tmp_path, 2, module, {}, keep=2)
     newest = save_checkpoint(tmp_path, 4, module, {}, keep=2)
     spoil(newest / name, how)
