@@ -11,8 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-IGNORED = -100
-"""The target of a position that predicts nothing."""
+from .kernels.logprobs import IGNORED
 
 
 @dataclass(frozen=True)

@@ -35,23 +35,23 @@ class WinRate:
         """The share of prompts on which the subject's response is preferred, and the judge's mean scores."""
         if subject.samples is None or subject.baseline is None or not len(subject.samples):
             return {}
-        forward = self._verdicts(subject.samples, subject.baseline)
-        backward = self._verdicts(subject.baseline, subject.samples)
-        name = type(self.judge).__name__.lower()
-        means = {f"judge/{name}": subject.samples, f"judge_start/{name}": subject.baseline}
+        now, before = self._score(subject.samples), self._score(subject.baseline)
+        swapped_before, swapped_now = self._score(subject.baseline), self._score(subject.samples)
+        forward, backward = verdicts(now, before), verdicts(swapped_before, swapped_now)
         wins = [(first + 1 - second) / 2 for first, second in zip(forward, backward, strict=True)]
         low, high = wilson(sum(wins), len(wins))
-        verdict = {"win_rate": sum(wins) / len(wins), "win_rate_low": low, "win_rate_high": high}
-        return verdict | {key: fmean(self._score(samples)) for key, samples in means.items()}
-
-    def _verdicts(self, first: Samples, second: Samples) -> list[float]:
-        """For each prompt 1 where the first response is preferred, 0 where the second, ½ on a tie."""
-        scores = self._score(first), self._score(second)
-        return [float(a > b) + 0.5 * float(a == b) for a, b in zip(*scores, strict=True)]
+        name = type(self.judge).__name__.lower()
+        means = {f"judge/{name}": fmean(now), f"judge_start/{name}": fmean(before)}
+        return {"win_rate": sum(wins) / len(wins), "win_rate_low": low, "win_rate_high": high} | means
 
     def _score(self, samples: Samples) -> Sequence[float]:
         scores: Tensor = self.judge.score(samples)
         return scores.tolist()
+
+
+def verdicts(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """For each prompt 1 where the first response scores higher, 0 where the second, ½ on a tie."""
+    return [float(a > b) + 0.5 * float(a == b) for a, b in zip(first, second, strict=True)]
 
 
 def wilson(wins: float, count: int, z: float = 1.96) -> tuple[float, float]:
