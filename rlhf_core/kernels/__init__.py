@@ -14,7 +14,7 @@ from .grpo_loss import grpo_loss
 from .kl import kl_estimate
 from .linear_policy_loss import linear_policy_loss
 from .logprobs import logprobs_from_logits, token_logprobs
-from .policy_terms import whitened
+from .policy_loss import whitened
 from .ppo_loss import ppo_loss
 from .preference_loss import preference_loss
 from .ranking_loss import ranking_loss

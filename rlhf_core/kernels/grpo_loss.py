@@ -9,29 +9,23 @@ N packed tokens, B sequences, w_t a token's weight (``aggregate.py``), ℓ = log
     kind="cispo"      objective_t = sg(clip(ρ_t, 1−clip_low, 1+clip_high))·A_t·logprobs_t: every token keeps a gradient
     loss = −Σ w_t·importance_t·objective_t − entropy_coef·Σ w_t·H_t + kl_coef·Σ w_t·kl_t
 
+All options, and the definition, are in ``policy_loss.py``.
+
 GRPO: Shao et al. (2024), arXiv:2402.03300; GSPO: arXiv:2507.18071; CISPO: arXiv:2506.13585; Dr. GRPO: arXiv:2503.20783
 """
 
 from torch import Tensor
 
 from . import checks
-from .aggregate import check_aggregate, sequence_of, sums_of_sequences, token_weights
+from .aggregate import check_aggregate
 from .dispatch import Op
-from .kl import ESTIMATORS, kl_estimate
-from .policy_terms import (
-    LOG_RATIO_LIMIT,
-    Keep,
-    Metrics,
-    check_options,
-    check_tokens,
-    clipped_objective,
-    ratio_metrics,
-    whitened,
-)
+from .kl import ESTIMATORS
+from .policy_loss import Metrics, Number, Terms, check_options, check_tokens, eager
 from .ppo_loss import Moments
 
 KINDS = ("grpo", "cispo", "dr_grpo")
 LEVELS = ("token", "sequence")
+VALUE_METRICS = ("value_loss", "value_clip_frac")
 
 
 def grpo_loss(
@@ -55,7 +49,7 @@ def grpo_loss(
     importance: Tensor | None = None,
     aggregate: str | None = None,
     cu_seqlens: Tensor | None = None,
-    denominator: "float | Tensor | None" = None,
+    denominator: Number | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Metrics]:
     """A group-relative policy loss and its metrics; gradients reach ``logprobs`` and ``entropy`` alone.
@@ -81,7 +75,7 @@ def grpo_loss(
         aggregate: token (the default), sequence or constant (``aggregate.py``); dr_grpo is constant.
         cu_seqlens: ``[B+1]`` int32.
         denominator: the global count that replaces this call's own; dr_grpo needs one (responses × longest allowed).
-        backend: eager, or None for the configured choice.
+        backend: eager, cpu, triton, cuda, or None for the configured choice.
 
     Returns:
         The loss and metrics as ``ppo_loss`` has them, less the value ones.
@@ -101,69 +95,14 @@ def grpo_loss(
     checks.expect(level == "token" or cu_seqlens is not None, "cu_seqlens", 'offsets with level="sequence"', None)
     check_aggregate(aggregate, cu_seqlens, denominator, logprobs)
     checks.one_of(kl_estimator, "kl_estimator", ESTIMATORS)
-    return OP(
-        backend, logprobs, logprobs, old_logprobs, advantages, mask, kind, level, clip_low, clip_high, dual_clip,
-        whiten, shift_mean, entropy, entropy_coef, ref_logprobs, kl_coef, kl_estimator, importance,
-        aggregate, cu_seqlens, denominator,
+    mean, var = whiten or (None, None)
+    terms = Terms(
+        logprobs, old_logprobs, advantages, mask, None, None, None, entropy, ref_logprobs, importance,
+        cu_seqlens, mean, var, denominator, "cispo" if kind == "cispo" else "clip", level, aggregate, kl_estimator,
+        clip_low, clip_high, dual_clip, None, 0.0, entropy_coef, kl_coef, shift_mean,
     )  # fmt: skip
+    loss, metrics = OP(backend, logprobs, terms)
+    return loss, {name: metric for name, metric in metrics.items() if name not in VALUE_METRICS}
 
 
-def _eager(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor | None,
-    kind: str,
-    level: str,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    whiten: Moments | None,
-    shift_mean: bool,
-    entropy: Tensor | None,
-    entropy_coef: float,
-    ref_logprobs: Tensor | None,
-    kl_coef: float,
-    kl_estimator: str,
-    importance: Tensor | None,
-    aggregate: str,
-    cu_seqlens: Tensor | None,
-    denominator: "float | Tensor | None",
-) -> tuple[Tensor, Metrics]:
-    """The definition."""
-    keep = Keep.of(mask, logprobs, old_logprobs, advantages)
-    weights = token_weights(keep.valid, aggregate, cu_seqlens, denominator, keep.dtype)
-    logprobs, advantages = keep.learnt(logprobs), keep.fixed(advantages)
-    log_ratio = logprobs - keep.fixed(old_logprobs)
-    if level == "sequence" and cu_seqlens is not None:
-        log_ratio = _sequence_means(log_ratio, keep.valid, cu_seqlens)
-    log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    ratio = log_ratio.exp()
-    if whiten is not None:
-        advantages = whitened(advantages, *whiten, shift_mean=shift_mean)
-    if kind == "cispo":
-        bounded = ratio.detach().clamp(1 - clip_low, 1 + clip_high)
-        objective, clipped = bounded * advantages * logprobs, bounded != ratio
-    else:
-        objective, clipped = clipped_objective(ratio, advantages, clip_low, clip_high, dual_clip)
-    if importance is not None:
-        objective = objective * keep.fixed(importance)
-
-    zero = weights.new_zeros(())
-    parts = {"policy_loss": -(weights * objective).sum(), "entropy": zero, "kl": zero}
-    if entropy is not None:
-        parts["entropy"] = (weights * keep.learnt(entropy)).sum()
-    if ref_logprobs is not None:
-        parts["kl"] = (weights * kl_estimate(logprobs - keep.fixed(ref_logprobs), kl_estimator)).sum()
-    loss = parts["policy_loss"] - entropy_coef * parts["entropy"] + kl_coef * parts["kl"]
-    metrics = {name: part.detach() for name, part in parts.items()}
-    return loss, metrics | ratio_metrics(keep, log_ratio, ratio, clipped)
-
-
-def _sequence_means(terms: Tensor, valid: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """``[N]`` the mean over the valid tokens of each token's sequence; terms are 0 where not valid."""
-    lengths = sums_of_sequences(valid.to(terms.dtype), cu_seqlens).clamp(min=1)
-    return (sums_of_sequences(terms, cu_seqlens) / lengths)[sequence_of(cu_seqlens, len(terms))]
-
-
-OP = Op("grpo_loss", _eager)
+OP = Op("grpo_loss", eager)

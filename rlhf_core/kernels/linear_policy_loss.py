@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .dispatch import Op
 from .logprobs import IGNORED, TOKEN_LOGPROBS, check_head
-from .policy_terms import Metrics
+from .policy_loss import Metrics, Number
 from .ppo_loss import Moments, ppo_loss
 
 
@@ -35,7 +35,7 @@ class PPOOptions(TypedDict, total=False):
     importance: Tensor | None
     aggregate: str
     cu_seqlens: Tensor | None
-    denominator: "float | Tensor | None"
+    denominator: Number | None
 
 
 def linear_policy_loss(

@@ -2,32 +2,24 @@
 
 N packed tokens, w_t a token's weight (``aggregate.py``), ρ_t = exp(clamp(logprobs_t − old_logprobs_t, ±20)).
 
-    policy_loss = −Σ w_t·importance_t·min(ρ_t·A_t, clip(ρ_t, 1−clip_low, 1+clip_high)·A_t)      dual clip: see below
-    value_loss  =  Σ w_t·½·max((V_t − R_t)², (V_old,t + clip(V_t − V_old,t, ±value_clip) − R_t)²)
+    policy_loss = −Σ w_t·importance_t·min(ρ_t·A_t, clip(ρ_t, 1−clip_low, 1+clip_high)·A_t)
+    value_loss  =  Σ w_t·½·max((V_t − R_t)², (clamp(V_t, V_old,t ± value_clip) − R_t)²)
     loss = policy_loss + value_coef·value_loss − entropy_coef·Σ w_t·H_t + kl_coef·Σ w_t·kl_t
+
+All options, and the definition, are in ``policy_loss.py``.
 
 Schulman et al. (2017), arXiv:1707.06347; dual clip: Ye et al. (2020), arXiv:1912.09729; clip higher: arXiv:2503.14476
 """
 
-import torch
 from torch import Tensor
 
 from . import checks
-from .aggregate import check_aggregate, token_weights
+from .aggregate import check_aggregate
 from .dispatch import Op
-from .kl import ESTIMATORS, kl_estimate
-from .policy_terms import (
-    LOG_RATIO_LIMIT,
-    Keep,
-    Metrics,
-    check_options,
-    check_tokens,
-    clipped_objective,
-    ratio_metrics,
-    whitened,
-)
+from .kl import ESTIMATORS
+from .policy_loss import Metrics, Number, Terms, check_options, check_tokens, eager
 
-Moments = tuple["float | Tensor", "float | Tensor"]
+Moments = tuple[Number, Number]
 
 
 def ppo_loss(
@@ -54,7 +46,7 @@ def ppo_loss(
     importance: Tensor | None = None,
     aggregate: str = "token",
     cu_seqlens: Tensor | None = None,
-    denominator: "float | Tensor | None" = None,
+    denominator: Number | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Metrics]:
     """PPO's loss and its metrics in one pass; gradients reach ``logprobs``, ``values`` and ``entropy`` alone.
@@ -83,7 +75,7 @@ def ppo_loss(
         aggregate: token, sequence or constant (``aggregate.py``).
         cu_seqlens: ``[B+1]`` int32, for aggregate="sequence".
         denominator: the global count that replaces this call's own.
-        backend: eager, or None for the configured choice.
+        backend: eager, cpu, triton, cuda, or None for the configured choice.
 
     Returns:
         A scalar (float32; float64 where an input is), and detached scalars. ``policy_loss``, ``value_loss``,
@@ -103,78 +95,13 @@ def ppo_loss(
     checks.expect(values is None or returns is not None, "returns", "a tensor along with values", None)
     clips = values is not None and value_clip is not None
     checks.expect(not clips or old_values is not None, "old_values", "a tensor along with values and value_clip", None)
-    return OP(
-        backend, logprobs, logprobs, old_logprobs, advantages, mask, values, old_values, returns,
-        clip_low, clip_high, dual_clip, value_clip, value_coef, whiten, shift_mean, entropy, entropy_coef,
-        ref_logprobs, kl_coef, kl_estimator, importance, aggregate, cu_seqlens, denominator,
+    mean, var = whiten or (None, None)
+    terms = Terms(
+        logprobs, old_logprobs, advantages, mask, values, old_values, returns, entropy, ref_logprobs, importance,
+        cu_seqlens, mean, var, denominator, "clip", "token", aggregate, kl_estimator, clip_low, clip_high, dual_clip,
+        value_clip, value_coef, entropy_coef, kl_coef, shift_mean,
     )  # fmt: skip
+    return OP(backend, logprobs, terms)
 
 
-def _eager(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor | None,
-    values: Tensor | None,
-    old_values: Tensor | None,
-    returns: Tensor | None,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    value_clip: float | None,
-    value_coef: float,
-    whiten: Moments | None,
-    shift_mean: bool,
-    entropy: Tensor | None,
-    entropy_coef: float,
-    ref_logprobs: Tensor | None,
-    kl_coef: float,
-    kl_estimator: str,
-    importance: Tensor | None,
-    aggregate: str,
-    cu_seqlens: Tensor | None,
-    denominator: "float | Tensor | None",
-) -> tuple[Tensor, Metrics]:
-    """The definition."""
-    keep = Keep.of(mask, logprobs, old_logprobs, advantages, values)
-    weights = token_weights(keep.valid, aggregate, cu_seqlens, denominator, keep.dtype)
-    logprobs, advantages = keep.learnt(logprobs), keep.fixed(advantages)
-    log_ratio = (logprobs - keep.fixed(old_logprobs)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    ratio = log_ratio.exp()
-    if whiten is not None:
-        advantages = whitened(advantages, *whiten, shift_mean=shift_mean)
-    objective, clipped = clipped_objective(ratio, advantages, clip_low, clip_high, dual_clip)
-    if importance is not None:
-        objective = objective * keep.fixed(importance)
-
-    zero = weights.new_zeros(())
-    parts = {"policy_loss": -(weights * objective).sum(), "value_loss": zero, "entropy": zero, "kl": zero}
-    value_clipped = torch.zeros_like(keep.valid)
-    if values is not None and returns is not None:
-        anchor = None if old_values is None else keep.fixed(old_values)
-        errors, value_clipped = _value_errors(keep.learnt(values), anchor, keep.fixed(returns), value_clip)
-        parts["value_loss"] = (weights * errors).sum()
-    if entropy is not None:
-        parts["entropy"] = (weights * keep.learnt(entropy)).sum()
-    if ref_logprobs is not None:
-        parts["kl"] = (weights * kl_estimate(logprobs - keep.fixed(ref_logprobs), kl_estimator)).sum()
-    loss = parts["policy_loss"] + value_coef * parts["value_loss"]
-    loss = loss - entropy_coef * parts["entropy"] + kl_coef * parts["kl"]
-    metrics = {name: part.detach() for name, part in parts.items()}
-    metrics |= ratio_metrics(keep, log_ratio, ratio, clipped)
-    return loss, metrics | {"value_clip_frac": keep.mean(value_clipped)}
-
-
-def _value_errors(
-    values: Tensor, old_values: Tensor | None, returns: Tensor, value_clip: float | None
-) -> tuple[Tensor, Tensor]:
-    """``[N]`` ½·max(unclipped², clipped²), and where the clipped one is larger."""
-    free = (values - returns).square()
-    if old_values is None or value_clip is None:
-        return free / 2, torch.zeros_like(free, dtype=torch.bool)
-    near = old_values + (values - old_values).clamp(-value_clip, value_clip)
-    bound = (near - returns).square()
-    return torch.maximum(free, bound) / 2, bound > free
-
-
-OP = Op("ppo_loss", _eager)
+OP = Op("ppo_loss", eager)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import checks
 from .dispatch import Op
-from .policy_terms import Metrics
+from .policy_loss import Metrics
 
 KINDS = ("dpo", "hinge", "ipo", "kto", "orpo", "simpo")
 REFERENCE_FREE = ("orpo", "simpo")

@@ -57,7 +57,7 @@ def loop(case: dict) -> dict[str, float]:
             means["ratio_mean"].append(ratio)
             if "values" in x:
                 v, old, r, clip = x["values"][t], x["old_values"][t], x["returns"][t], x["value_clip"]
-                near = v if clip is None else old + max(-clip, min(clip, v - old))
+                near = v if clip is None else max(old - clip, min(old + clip, v))
                 parts["value_loss"] += weight[t] * 0.5 * max((v - r) ** 2, (near - r) ** 2)
                 means["value_clip_frac"].append(float((near - r) ** 2 > (v - r) ** 2))
             if "entropy" in x:
