@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SWITCH = "RLHF_BUILD_EXTENSION"  # 0 skips, 1 makes a build that cannot compile an error, unset tries
-KERNELS = ("cpu/shaped_gae.cpp",)  # plain C++, compiled once for each of:
 ISAS = {
     "baseline": "",
     "avx2": "-mavx2 -mfma",
@@ -53,6 +52,12 @@ def _missing() -> str | None:
 def _compiler() -> str | None:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     return next((name for name in names if shutil.which(name.split()[0])), None)
+
+
+def _is_gcc() -> bool:
+    """Clang's OpenMP calls another runtime than the one torch brings, so with it the CPU kernels use one thread."""
+    named = subprocess.run([*(_compiler() or "").split(), "--version"], capture_output=True, text=True).stdout
+    return "clang" not in named.lower()
 
 
 def _run_ninja(sources: Path, library: Path, scratch: Path) -> str | None:
@@ -99,13 +104,17 @@ def _write_ninja(sources: Path, library: Path, target: Path) -> None:
 
         for source in sorted(sources.rglob("*.cpp")):
             name = source.relative_to(sources).as_posix()
-            if name in KERNELS:
+            if name.startswith("cpu/") and not name.endswith(("_op.cpp", "isa.cpp")):  # a kernel: plain C++
                 for isa, flags in isas.items():
-                    compile_one(source, f"{name}.{isa}", f"{flags} -DRLHF_ISA={isa}")
+                    # Vectors are passed among functions of one object only, so how other compilers pass them is no matter.
+                    compile_one(source, f"{name}.{isa}", f"{flags} -Wno-psabi -DRLHF_ISA={isa}")
             else:
                 # -isystem: warnings are about this code alone.
                 folders = [*python, *(include_paths() if name != "cpu/isa.cpp" else [])]
-                compile_one(source, name, " ".join(f"-isystem {folder}" for folder in folders))
+                # at::parallel_for is a template that uses threads only under OpenMP. Its runtime is not linked: the
+                # symbols come from the one that torch loaded, or there would be two pools of threads.
+                threads = "-fopenmp " if _is_gcc() else ""
+                compile_one(source, name, threads + " ".join(f"-isystem {folder}" for folder in folders))
         folders = " ".join(f"-L{folder}" for folder in library_paths())
         ninja.build(str(library), "link", objects, variables={"libraries": f"{folders} -lc10 -ltorch_cpu -ltorch"})
         ninja.default(str(library))

@@ -1,16 +1,27 @@
-// Schemas and registration. Formulas, shapes and units are in rlhf_core/kernels/, one file an op.
-
-#include "ops.h"
+// Schemas. Formulas, shapes and units are in rlhf_core/kernels/, one file an op; each op's own file in cpu/ and cuda/
+// registers what computes it there. Losses give their gradients too, for an upstream gradient of 1.
 
 #include <torch/library.h>
 
 TORCH_LIBRARY(rlhf, library) {
   library.def(
-      "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, Tensor? "
-      "logprobs, "
-      "Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, str kl_estimator, "
-      "float? score_clip) -> (Tensor advantages, Tensor returns, Tensor kl, Tensor count, Tensor mean, "
-      "Tensor var)");
+      "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, "
+      "Tensor? logprobs, Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, "
+      "str kl_estimator, float? score_clip) "
+      "-> (Tensor advantages, Tensor returns, Tensor kl, Tensor count, Tensor mean, Tensor var)");
+  library.def(
+      "policy_loss(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor? mask, Tensor? values, "
+      "Tensor? old_values, Tensor? returns, Tensor? entropy, Tensor? ref_logprobs, Tensor? importance, "
+      "Tensor? cu_seqlens, Tensor? mean, Tensor? var, Tensor? denominator, str objective, str level, str aggregate, "
+      "str kl_estimator, float clip_low, float clip_high, float? dual_clip, float? value_clip, float value_coef, "
+      "float entropy_coef, float kl_coef, bool shift_mean) "
+      "-> (Tensor loss, Tensor metrics, Tensor grad_logprobs, Tensor grad_values, Tensor grad_entropy)");
+  library.def(
+      "ranking_loss(Tensor scores, Tensor cu_seqlens, Tensor ranks, Tensor? rating, Tensor? denominator, "
+      "float margin, float center_coef) -> (Tensor loss, Tensor accuracy, Tensor grad_scores)");
+  library.def(
+      "preference_loss(Tensor chosen, Tensor rejected, Tensor? ref_chosen, Tensor? ref_rejected, "
+      "Tensor? chosen_lengths, Tensor? rejected_lengths, Tensor? denominator, float beta, str kind, "
+      "float label_smoothing, float margin) "
+      "-> (Tensor loss, Tensor metrics, Tensor grad_chosen, Tensor grad_rejected)");
 }
-
-TORCH_LIBRARY_IMPL(rlhf, CPU, library) { library.impl("shaped_gae", &rlhf::shaped_gae_cpu); }

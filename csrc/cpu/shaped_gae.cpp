@@ -1,173 +1,249 @@
-// The scan of shaped_gae over a block of sequences: sequential in time, one sequence a SIMD lane.
+// The scan of shaped_gae, a sequence at a time, backwards:
 //
-// Sequences are aligned at their ends and walked backwards a tile of kSteps tokens at a time:
-//   load     tile[step][row] ← r_t = rewards_t − kl_coef·kl_t and V_t; kl_t goes out; a masked token counts
-//   as absent scan     δ_t = r_t + γ·V(next valid) − V_t;  A_t = δ_t + γλ·A(next valid)     all rows of a
-//   step at once store    A_t and A_t + V_t
-// In registers a row carries A and V of its next valid token, and its score until the last valid token took
-// it. Compiled once an instruction set (isa.h); tuning is yet to come.
+//   δ_t = r_t + γ·V(next valid) − V_t;  A_t = δ_t + γλ·A(next valid)
+//
+// A vector holds L successive tokens. With c = γλ its A follows from its δ in log2 L steps, whose order does not depend
+// on where the sequence lies or what is beside it, and from the A of the token after it:
+//
+//   x ← x + c·x(1 later);  x ← x + c²·x(2 later);  x ← x + c⁴·x(4 later); …      A = x + (c^L … c²  c¹)·A(after)
+//
+// so the chain from vector to vector is one multiplication and one addition. Masked tokens do not take part: a chunk
+// that has some is first packed to its valid tokens (in L1), scanned, and spread again. Compiled once an instruction
+// set (isa.h).
 
 #include "shaped_gae.h"
 
 #include <math.h>
 
 namespace rlhf::cpu::RLHF_ISA {
+
+using namespace ::rlhf::RLHF_ISA;
+
 namespace {
 
-constexpr int64_t kSteps = 64;  // a tile is 4 KiB of float32: five of them stay in a 32 KiB L1
+constexpr int64_t kChunk = 256;  // tokens packed together: seven buffers of float32 stay in a 32 KiB L1
 
-template <typename T>
-struct Tile {
-  alignas(64) T reward[kSteps][kRows];
-  alignas(64) T value[kSteps][kRows];
-  alignas(64) T advantage[kSteps][kRows];
-  // 1 or 0, as wide as its neighbours so that a select needs no conversion
-  alignas(64) T valid[kSteps][kRows];
-};
-
+// What a vector needs to know of the valid tokens after it. Vectors, because to put a number into a lane goes by memory.
 template <typename T>
 struct Carry {
-  alignas(64) T advantage[kRows];
-  alignas(64) T next_value[kRows];
-  alignas(64) T score[kRows];
+  Pack<T> advantage;  // of the next valid token, in every lane
+  Pack<T> value;      // the same in lane 0
+  Pack<T> score;      // in the last lane, until the last valid token got it
 };
 
-inline float exp_minus_one(float x) { return ::expm1f(x); }
-inline double exp_minus_one(double x) { return ::expm1(x); }
+template <typename T>
+struct Inputs {
+  const T *values, *rewards, *logprobs, *ref_logprobs;
+};
+template <typename T>
+struct Outputs {
+  T *advantages, *returns, *kl;
+};
 
 template <typename T>
-T kl_of(const ShapedGae<T>& task, int64_t token) {
-  const T d = task.logprobs[token] - task.ref_logprobs[token];
-  switch (task.estimator) {
-    case KlEstimator::k1:
-      return d;
-    case KlEstimator::k2:
-      return T(0.5) * d * d;
-    default:
-      return exp_minus_one(-d) + d;
+Inputs<T> after(const Inputs<T>& in, int64_t tokens) {
+  return {in.values + tokens, in.rewards ? in.rewards + tokens : nullptr, in.logprobs ? in.logprobs + tokens : nullptr,
+          in.ref_logprobs ? in.ref_logprobs + tokens : nullptr};
+}
+
+template <typename T>
+struct Powers {
+  Pack<T> after;  // c^L … c² c¹
+  T one, two, four, eight;
+};
+
+template <typename T>
+Powers<T> powers_of(T c) {
+  Powers<T> powers{{}, c, c * c, (c * c) * (c * c), (c * c) * (c * c) * ((c * c) * (c * c))};
+  T power = 1;
+  for (int64_t lane = Pack<T>::count - 1; lane >= 0; --lane) powers.after.set(lane, power *= c);
+  return powers;
+}
+
+RLHF_FN Floats scanned(Floats x, const Powers<float>& powers) {
+  x = x + later<1>(x) * powers.one;
+  x = x + later<2>(x) * powers.two;
+  x = x + later<4>(x) * powers.four;
+  return x + later<8>(x) * powers.eight;
+}
+RLHF_FN Doubles scanned(Doubles x, const Powers<double>& powers) {
+  x = x + later<1>(x) * powers.one;
+  x = x + later<2>(x) * powers.two;
+  return x + later<4>(x) * powers.four;
+}
+
+// One vector of valid tokens, `count` of them in its upper lanes.
+template <typename T, bool whole>
+RLHF_FN void step(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs<T>& in, const Outputs<T>& out,
+                  int64_t at, int64_t count, Carry<T>& carry) {
+  using V = Pack<T>;
+  constexpr int64_t L = Pack<T>::count;
+  const int64_t first = L - count;
+  const auto take = [&](const T* from) { return whole ? load<T>(from + at) : load_part<T>(from + at, count, first); };
+  const auto give = [&](T* to, V lanes) {
+    if constexpr (whole) {
+      store<T>(to + at, lanes);
+    } else {
+      store_part<T>(to + at, lanes, count, first);
+    }
+  };
+  const V value = take(in.values);
+  V reward = in.rewards ? take(in.rewards) : V{};
+  V kl{};
+  if (in.logprobs) {
+    kl = kl_term(take(in.logprobs) - take(in.ref_logprobs), task.estimator).value;
+    if (task.kl_coef != 0) reward = reward - kl * task.kl_coef;  // 0·∞ would be NaN
+  }
+  const V delta = (reward + carry.score) + later<1>(value, carry.value) * task.gamma - value;
+  const V advantage = scanned(delta, powers) + powers.after * carry.advantage;
+  give(out.kl, kl);
+  give(out.advantages, advantage);
+  give(out.returns, advantage + value);
+  if constexpr (whole) {
+    carry = {first_everywhere(advantage), value, V{}};
+  } else {
+    carry = {V::all_of(advantage[first]), V::all_of(value[first]), V{}};
+  }
+}
+
+// Tokens [0, tokens), all valid.
+template <typename T>
+void scan(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs<T>& in, const Outputs<T>& out,
+          int64_t tokens, Carry<T>& carry) {
+  constexpr int64_t L = Pack<T>::count;
+  Carry<T> here = carry;  // a copy that stays in registers
+  int64_t at = tokens;
+  for (; at >= L; at -= L) step<T, true>(task, powers, in, out, at - L, L, here);
+  if (at > 0) step<T, false>(task, powers, in, out, 0, at, here);
+  carry = here;
+}
+
+template <typename T>
+void pack(T* to, const T* from, const bool* mask, int64_t tokens) {
+  int64_t end = 0;
+  for (int64_t token = 0; token < tokens; ++token) {
+    to[end] = from[token];  // overwritten by the next one where it is masked
+    end += mask[token];
+  }
+}
+
+// Without a branch, which a ragged mask would have mispredicted.
+template <typename T>
+void spread(T* to, const T* from, const bool* mask, int64_t tokens) {
+  using Bits = typename IntegerOf<T>::type;
+  int64_t at = 0;
+  for (int64_t token = 0; token < tokens; ++token) {
+    to[token] = same_bits<T>(static_cast<Bits>(same_bits<Bits>(from[at]) & -static_cast<Bits>(mask[token])));
+    at += mask[token];
   }
 }
 
 template <typename T>
-T clipped(T score, T limit) {
-  // Written so that NaN passes through, as torch.clamp does.
-  return score > limit ? limit : score < -limit ? -limit : score;
+void clear(T* to, int64_t tokens) {
+  for (int64_t token = 0; token < tokens; ++token) to[token] = 0;
+}
+
+// Tokens [0, tokens) of which `valid` are valid, at most kChunk.
+template <typename T>
+void scan_packed(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs<T>& in, const Outputs<T>& out,
+                 const bool* mask, int64_t tokens, int64_t valid, Carry<T>& carry) {
+  T values[kChunk], rewards[kChunk], logprobs[kChunk], ref_logprobs[kChunk];
+  T advantages[kChunk + 1], returns[kChunk + 1], kl[kChunk + 1];  // spread looks one past the last
+  pack(values, in.values, mask, tokens);
+  if (in.rewards) pack(rewards, in.rewards, mask, tokens);
+  if (in.logprobs) pack(logprobs, in.logprobs, mask, tokens);
+  if (in.logprobs) pack(ref_logprobs, in.ref_logprobs, mask, tokens);
+  const Inputs<T> packed{values, in.rewards ? rewards : nullptr, in.logprobs ? logprobs : nullptr, ref_logprobs};
+  advantages[valid] = returns[valid] = kl[valid] = 0;
+  scan(task, powers, packed, Outputs<T>{advantages, returns, kl}, valid, carry);
+  spread(out.advantages, advantages, mask, tokens);
+  spread(out.returns, returns, mask, tokens);
+  spread(out.kl, kl, mask, tokens);
 }
 
 template <typename T>
-void start(const ShapedGae<T>& task, int64_t first, int64_t last, Carry<T>& carry) {
-  for (int64_t row = 0; row < kRows; ++row) {
-    const bool there = first + row < last;
-    carry.advantage[row] = 0;
-    carry.next_value[row] = there && task.bootstrap ? task.bootstrap[first + row] : T(0);
-    carry.score[row] = there ? clipped(task.scores[first + row], task.score_clip) : T(0);
-  }
-}
-
-// Tokens end−1, end−2, … of one sequence into steps 0, 1, … of its lane; steps past its beginning count as
-// masked.
-template <typename T>
-void load(const ShapedGae<T>& task, int64_t end, int64_t count, int64_t row, Tile<T>& tile) {
-  for (int64_t step = 0; step < kSteps; ++step) {
-    const int64_t token = end - 1 - step;
-    const bool valid = step < count && (!task.mask || task.mask[token]);
-    const T kl = valid && task.logprobs ? kl_of(task, token) : T(0);
-    T reward = valid && task.rewards ? task.rewards[token] : T(0);
-    if (task.kl_coef != 0) reward -= task.kl_coef * kl;  // 0·∞ would be NaN
-    if (step < count) task.kl[token] = kl;
-    tile.reward[step][row] = reward;
-    tile.value[step][row] = valid ? task.values[token] : T(0);
-    tile.valid[step][row] = valid ? T(1) : T(0);
-  }
-}
-
-template <typename T>
-void scan(const ShapedGae<T>& task, Tile<T>& tile, Carry<T>& carry) {
-  for (int64_t step = 0; step < kSteps; ++step) {
-    for (int64_t row = 0; row < kRows; ++row) {
-      const bool valid = tile.valid[step][row] != 0;
-      const T value = tile.value[step][row];
-      const T delta =
-          (tile.reward[step][row] + carry.score[row]) + task.gamma * carry.next_value[row] - value;
-      const T advantage = delta + task.gamma_lam * carry.advantage[row];
-      tile.advantage[step][row] = valid ? advantage : T(0);
-      carry.advantage[row] = valid ? advantage : carry.advantage[row];
-      carry.next_value[row] = valid ? value : carry.next_value[row];
-      carry.score[row] = valid ? T(0) : carry.score[row];
+void scan_masked(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs<T>& in, const Outputs<T>& out,
+                 const bool* mask, int64_t tokens, Carry<T>& carry) {
+  for (int64_t end = tokens; end > 0; end -= kChunk) {
+    const int64_t begin = end > kChunk ? end - kChunk : 0, count = end - begin;
+    const int64_t valid = count_true(mask + begin, count);
+    const Outputs<T> to{out.advantages + begin, out.returns + begin, out.kl + begin};
+    if (valid == count) {
+      scan(task, powers, after(in, begin), to, count, carry);
+    } else if (valid == 0) {
+      clear(to.advantages, count);
+      clear(to.returns, count);
+      clear(to.kl, count);
+    } else {
+      scan_packed(task, powers, after(in, begin), to, mask + begin, count, valid, carry);
     }
   }
 }
 
-template <typename T>
-void store(const ShapedGae<T>& task, int64_t end, int64_t count, int64_t row, const Tile<T>& tile) {
-  for (int64_t step = 0; step < count; ++step) {
-    task.advantages[end - 1 - step] = tile.advantage[step][row];
-    task.returns[end - 1 - step] = tile.advantage[step][row] + tile.value[step][row];
-  }
-}
-
-// Σ f(advantage) over the valid tokens of [begin, end), in kSums independent sums so that the order is fixed
-// and SIMD can follow it.
-constexpr int64_t kSums = 8;
-
+// Σ f(advantage) over the valid tokens, in float64 and in a fixed order.
 template <typename T, typename F>
-double sum_valid(const ShapedGae<T>& task, int64_t begin, int64_t end, F f) {
-  double sums[kSums] = {};
-  for (int64_t token = begin; token < end; token += kSums) {
-    const int64_t width = end - token < kSums ? end - token : kSums;
-    for (int64_t lane = 0; lane < width; ++lane) {
-      const bool valid = !task.mask || task.mask[token + lane];
-      sums[lane] += valid ? f(static_cast<double>(task.advantages[token + lane])) : 0.0;
-    }
+RLHF_FN double sum_valid(const T* advantages, const bool* mask, int64_t tokens, F f) {
+  using V = Pack<T>;
+  constexpr int64_t L = Pack<T>::count;
+  Doubles total{};
+  int64_t token = 0;
+  for (; token + L <= tokens; token += L) {
+    const V terms = f(load<T>(advantages + token));
+    total = total + widened(mask ? select(load_mask<T>(mask + token), terms, V{}) : terms);
   }
-  double total = 0;
-  for (double sum : sums) total += sum;
-  return total;
+  const V rest = f(load_part<T>(advantages + token, tokens - token));
+  return sum(total + widened(select(load_mask_part<T>(mask ? mask + token : nullptr, tokens - token), rest, V{})));
 }
 
 // Two passes over advantages that are still in the cache.
 template <typename T>
-Moments moments(const ShapedGae<T>& task, int64_t begin, int64_t end) {
-  const double count = sum_valid(task, begin, end, [](double) { return 1.0; });
+Moments moments_of(const T* advantages, const bool* mask, int64_t tokens) {
+  using V = Pack<T>;
+  const int64_t count = mask ? count_true(mask, tokens) : tokens;
   if (count == 0) return {0, 0, 0};
-  const double mean = sum_valid(task, begin, end, [](double a) { return a; }) / count;
-  const double squares = sum_valid(task, begin, end, [mean](double a) { return (a - mean) * (a - mean); });
-  return {static_cast<int64_t>(count), mean, squares};
+  const double centre = sum_valid(advantages, mask, tokens, [](V a) { return a; }) / static_cast<double>(count);
+  // About a rounded mean, whose distance from the exact one is then taken away again.
+  const T about = static_cast<T>(centre);
+  const double squares = sum_valid(advantages, mask, tokens, [about](V a) { return (a - about) * (a - about); });
+  const double distance = centre - static_cast<double>(about);
+  const double corrected = squares - distance * distance * static_cast<double>(count);
+  return {count, centre, corrected > 0 ? corrected : 0};
 }
 
 template <typename T>
-Moments run(const ShapedGae<T>& task, int64_t first, int64_t last) {
-  const int32_t* offsets = task.cu_seqlens;
-  int64_t longest = 0;
+T clipped(T score, T limit) {
+  // NaN passes through, as torch.clamp has it.
+  return score > limit ? limit : score < -limit ? -limit : score;
+}
+
+template <typename T>
+void run(const ShapedGae<T>& task, int64_t first, int64_t last, Moments* moments) {
+  const Powers<T> powers = powers_of(task.gamma_lam);
+  const Inputs<T> in{task.values, task.rewards, task.logprobs, task.ref_logprobs};
   for (int64_t row = first; row < last; ++row) {
-    const int64_t length = offsets[row + 1] - offsets[row];
-    longest = length > longest ? length : longest;
-  }
-  Tile<T> tile = {};
-  Carry<T> carry;
-  start(task, first, last, carry);
-  for (int64_t done = 0; done < longest; done += kSteps) {
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int64_t row = 0; row < last - first; ++row) {
-        const int64_t left = offsets[first + row + 1] - offsets[first + row] - done;
-        const int64_t count = left < 0 ? 0 : left < kSteps ? left : kSteps;
-        const int64_t end = offsets[first + row + 1] - done;
-        pass == 0 ? load(task, end, count, row, tile) : store(task, end, count, row, tile);
-      }
-      if (pass == 0) scan(task, tile, carry);
+    const int64_t begin = task.cu_seqlens[row], tokens = task.cu_seqlens[row + 1] - begin;
+    const bool* mask = task.mask ? task.mask + begin : nullptr;
+    const Outputs<T> out{task.advantages + begin, task.returns + begin, task.kl + begin};
+    Carry<T> carry{{}, {}, {}};
+    if (task.bootstrap) carry.value.set(0, task.bootstrap[row]);
+    carry.score.set(Pack<T>::count - 1, clipped(task.scores[row], task.score_clip));
+    if (mask) {
+      scan_masked(task, powers, after(in, begin), out, mask, tokens, carry);
+    } else {
+      scan(task, powers, after(in, begin), out, tokens, carry);
     }
+    moments[row] = moments_of(out.advantages, mask, tokens);
   }
-  return moments(task, offsets[first], offsets[last]);
 }
 
 }  // namespace
 
-Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last) {
-  return run(task, first, last);
+void shaped_gae(const ShapedGae<float>& task, int64_t first, int64_t last, Moments* moments) {
+  run(task, first, last, moments);
 }
 
-Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last) {
-  return run(task, first, last);
+void shaped_gae(const ShapedGae<double>& task, int64_t first, int64_t last, Moments* moments) {
+  run(task, first, last, moments);
 }
 
 }  // namespace rlhf::cpu::RLHF_ISA

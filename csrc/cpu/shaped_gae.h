@@ -5,11 +5,10 @@
 
 #include <stdint.h>
 
+#include "../terms/kl.h"
 #include "isa.h"
 
 namespace rlhf::cpu {
-
-enum class KlEstimator { k1, k2, k3 };
 
 template <typename T>
 struct ShapedGae {
@@ -29,21 +28,17 @@ struct ShapedGae {
   T* kl;          // [N] out
 };
 
-// Of the advantages of the valid tokens: how many, their mean, their summed squared distance from it.
+// Of the advantages of a sequence's valid tokens: how many, their mean, their summed squared distance from it.
 struct Moments {
   int64_t count;
   double mean, squares;
 };
 
-// Sequences handled together, one a SIMD lane. Part of the definition of the statistics' order of summation,
-// and so the same for every instruction set.
-constexpr int64_t kRows = 16;
-
-// Fills the outputs of the sequences [first, last), at most kRows of them, and returns their moments.
-#define RLHF_DECLARE(ISA)                                                              \
-  namespace ISA {                                                                      \
-  Moments shaped_gae_rows(const ShapedGae<float>& task, int64_t first, int64_t last);  \
-  Moments shaped_gae_rows(const ShapedGae<double>& task, int64_t first, int64_t last); \
+// Fills the outputs of the sequences [first, last) and their moments [B].
+#define RLHF_DECLARE(ISA)                                                                             \
+  namespace ISA {                                                                                     \
+  void shaped_gae(const ShapedGae<float>& task, int64_t first, int64_t last, Moments* moments);       \
+  void shaped_gae(const ShapedGae<double>& task, int64_t first, int64_t last, Moments* moments);      \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

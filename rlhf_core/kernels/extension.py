@@ -35,5 +35,15 @@ def build_info() -> dict[str, object]:
     return {} if why_not() else dict(import_module("rlhf_core._C").build_info())
 
 
+@cache
+def cuda_why_not() -> str | None:
+    """Why the CUDA part of the extension cannot be used here, or None."""
+    if reason := why_not():
+        return reason
+    if build_info()["cuda"] == "none":
+        return "compiled without CUDA"
+    return None if torch.cuda.is_available() else "needs a CUDA device"
+
+
 def _minor(version: str) -> list[str]:
     return version.split(".")[:2]

@@ -77,7 +77,7 @@ def shaped_gae(
         kl_estimator: k1, k2 or k3 (``kl.py``).
         score_clip: scores are clipped to ±this.
         bootstrap: ``[B]`` value of the state after the last token of a truncated sequence; 0 for one that ended.
-        backend: eager, cpu, or None for the configured choice.
+        backend: eager, cpu, triton, cuda, or None for the configured choice.
 
     Inputs of any floating dtype; float32 inside and out, float64 where an input is float64.
 

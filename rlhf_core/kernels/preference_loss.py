@@ -24,6 +24,7 @@ KINDS = ("dpo", "hinge", "ipo", "kto", "orpo", "simpo")
 REFERENCE_FREE = ("orpo", "simpo")
 PER_TOKEN = ("ipo", "orpo", "simpo")
 SMOOTHED = ("dpo", "simpo")
+METRICS = ("chosen_reward", "rejected_reward", "reward_margin", "accuracy")
 
 
 def preference_loss(
@@ -56,7 +57,7 @@ def preference_loss(
             come divided already.
         rejected_lengths: ``[B]``.
         denominator: the global number of pairs, so that losses of microbatches add up (kto's z stays the batch's own).
-        backend: eager, or None for the configured choice.
+        backend: eager, cpu, triton, cuda, or None for the configured choice.
 
     Returns:
         Scalar loss, float32 (float64 where an input is), and detached means over the pairs: ``chosen_reward`` and
@@ -114,8 +115,8 @@ def _eager(
     count = max(len(chosen), 1) if denominator is None else denominator
     loss = _terms(c, r, beta, kind, label_smoothing, margin).sum() / count
     right = (c > r).to(dtype) + 0.5 * (c == r).to(dtype)
-    means = {"chosen_reward": beta * c, "rejected_reward": beta * r, "reward_margin": beta * (c - r), "accuracy": right}
-    return loss, {name: terms.detach().sum() / count for name, terms in means.items()}
+    means = zip(METRICS, (beta * c, beta * r, beta * (c - r), right), strict=True)
+    return loss, {name: terms.detach().sum() / count for name, terms in means}
 
 
 def _terms(c: Tensor, r: Tensor, beta: float, kind: str, smoothing: float, margin: float) -> Tensor:

@@ -40,7 +40,7 @@ def ranking_loss(
             better) whose difference is a pair's margin.
         center_coef: keeps scores near 0 on average.
         denominator: the global number of prompts with a pair, so that losses of microbatches add up.
-        backend: eager, or None for the configured choice.
+        backend: eager, cpu, triton, cuda, or None for the configured choice.
 
     Returns:
         Scalar loss (nats) and detached accuracy (0…1), float32; float64 where ``scores`` is.

@@ -1,0 +1,413 @@
+// Packs of 64 bytes, kept in vectors of the width that the instruction set has, and the functions of terms/functions.h
+// on them. float64 takes the C library's functions, lane by lane: it is there for oracles, not for speed.
+//
+// No fused multiply-adds and the same order everywhere: every instruction set gives the same bits.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>  // nothing in it is compiled
+
+#include "count_true.h"
+
+#define RLHF_LANES static inline __attribute__((always_inline, unused))
+#define RLHF_MEMBER inline __attribute__((always_inline))
+
+// Members with names rather than an array: the compiler then keeps each in a register.
+#if defined(__AVX512F__)
+#define RLHF_WIDTH 64
+#define RLHF_EACH(DO) DO(p0)
+#elif defined(__AVX2__)
+#define RLHF_WIDTH 32
+#define RLHF_EACH(DO) DO(p0) DO(p1)
+#else
+#define RLHF_WIDTH 16
+#define RLHF_EACH(DO) DO(p0) DO(p1) DO(p2) DO(p3)
+#endif
+
+namespace rlhf {
+namespace RLHF_ISA {  // a type of its own for each instruction set
+
+template <typename T>
+struct Pack {
+  typedef T Native __attribute__((vector_size(RLHF_WIDTH)));
+  static constexpr int parts = 64 / RLHF_WIDTH;
+  static constexpr int width = RLHF_WIDTH / sizeof(T);
+  static constexpr int64_t count = 64 / sizeof(T);
+
+#define RLHF_DO(p) Native p;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+
+  // These two go by memory.
+  RLHF_MEMBER T operator[](int64_t lane) const {
+    T lanes[count];
+    memcpy(lanes, this, sizeof lanes);
+    return lanes[lane];
+  }
+  RLHF_MEMBER void set(int64_t lane, T x) { memcpy(reinterpret_cast<T*>(this) + lane, &x, sizeof x); }
+
+  template <int i>
+  RLHF_MEMBER Native& at() {
+    if constexpr (i == 0) return p0;
+#if RLHF_WIDTH < 64
+    if constexpr (i == 1) return p1;
+#endif
+#if RLHF_WIDTH < 32
+    if constexpr (i == 2) return p2;
+    if constexpr (i == 3) return p3;
+#endif
+  }
+
+#define RLHF_OPERATOR(op)                                                                  \
+  friend RLHF_MEMBER Pack operator op(Pack a, Pack b) {                                    \
+    RLHF_EACH(RLHF_DO)                                                                     \
+    return a;                                                                              \
+  }                                                                                        \
+  friend RLHF_MEMBER Pack operator op(Pack a, T b) { return a op all_of(b); }              \
+  friend RLHF_MEMBER Pack operator op(T a, Pack b) { return all_of(a) op b; }
+#define RLHF_DO(p) a.p = a.p + b.p;
+  RLHF_OPERATOR(+)
+#undef RLHF_DO
+#define RLHF_DO(p) a.p = a.p - b.p;
+  RLHF_OPERATOR(-)
+#undef RLHF_DO
+#define RLHF_DO(p) a.p = a.p * b.p;
+  RLHF_OPERATOR(*)
+#undef RLHF_DO
+#define RLHF_DO(p) a.p = a.p / b.p;
+  RLHF_OPERATOR(/)
+#undef RLHF_DO
+#undef RLHF_OPERATOR
+  friend RLHF_MEMBER Pack operator-(Pack a) {
+#define RLHF_DO(p) a.p = -a.p;
+    RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+    return a;
+  }
+
+  static RLHF_MEMBER Pack all_of(T x) {
+    Pack lanes;
+#define RLHF_DO(p) lanes.p = Native{} + x;
+    RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+    return lanes;
+  }
+};
+
+template <typename T>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntegerOf<double> {
+  using type = int64_t;
+};
+
+// All bits of a lane, or none.
+template <typename T>
+using PackMask = Pack<typename IntegerOf<T>::type>;
+
+#define RLHF_COMPARISON(op)                                                                              \
+  template <typename T>                                                                                  \
+  RLHF_LANES PackMask<T> operator op(Pack<T> a, Pack<T> b) {                                             \
+    PackMask<T> found;                                                                                   \
+    RLHF_EACH(RLHF_DO)                                                                                   \
+    return found;                                                                                        \
+  }                                                                                                      \
+  RLHF_LANES PackMask<float> operator op(Pack<float> a, float b) { return a op Pack<float>::all_of(b); } \
+  RLHF_LANES PackMask<double> operator op(Pack<double> a, double b) { return a op Pack<double>::all_of(b); }
+#define RLHF_DO(p) found.p = a.p < b.p;
+RLHF_COMPARISON(<)
+#undef RLHF_DO
+#define RLHF_DO(p) found.p = a.p > b.p;
+RLHF_COMPARISON(>)
+#undef RLHF_DO
+#define RLHF_DO(p) found.p = a.p == b.p;
+RLHF_COMPARISON(==)
+#undef RLHF_DO
+#define RLHF_DO(p) found.p = a.p != b.p;
+RLHF_COMPARISON(!=)
+#undef RLHF_DO
+#undef RLHF_COMPARISON
+
+template <typename T>
+RLHF_LANES Pack<T> select(PackMask<T> condition, Pack<T> yes, Pack<T> no) {
+#define RLHF_DO(p) no.p = condition.p ? yes.p : no.p;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  return no;
+}
+RLHF_LANES Pack<float> select(PackMask<float> condition, Pack<float> yes, Pack<float> no) {
+  return select<float>(condition, yes, no);
+}
+RLHF_LANES Pack<double> select(PackMask<double> condition, Pack<double> yes, Pack<double> no) {
+  return select<double>(condition, yes, no);
+}
+
+template <typename I>
+RLHF_LANES Pack<I> both(Pack<I> a, Pack<I> b) {
+#define RLHF_DO(p) a.p = a.p & b.p;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  return a;
+}
+
+template <typename To, typename From>
+RLHF_LANES To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// Elements rest … rest + width − 1 of a followed by b.
+template <int rest, typename N, int width>
+RLHF_LANES N straddling(N a, N b) {
+  constexpr int r = rest;
+  if constexpr (r == 0) {
+    return a;
+  } else if constexpr (width == 16) {
+    return __builtin_shufflevector(a, b, r, r + 1, r + 2, r + 3, r + 4, r + 5, r + 6, r + 7, r + 8, r + 9, r + 10,
+                                   r + 11, r + 12, r + 13, r + 14, r + 15);
+  } else if constexpr (width == 8) {
+    return __builtin_shufflevector(a, b, r, r + 1, r + 2, r + 3, r + 4, r + 5, r + 6, r + 7);
+  } else if constexpr (width == 4) {
+    return __builtin_shufflevector(a, b, r, r + 1, r + 2, r + 3);
+  } else {
+    return __builtin_shufflevector(a, b, r, r + 1);
+  }
+}
+
+// Part i of x followed by next.
+template <int i, typename T>
+RLHF_LANES typename Pack<T>::Native part_of(Pack<T> x, Pack<T> next) {
+  constexpr int parts = Pack<T>::parts;
+  if constexpr (i < parts) {
+    return x.template at<i>();
+  } else if constexpr (i < 2 * parts) {
+    return next.template at<i - parts>();
+  } else {
+    return typename Pack<T>::Native{};
+  }
+}
+
+// Lane i of the result is lane i + by of x followed by next.
+template <int by, int i = 0, typename T>
+RLHF_LANES Pack<T> later(Pack<T> x, Pack<T> next = Pack<T>{}) {
+  using Native = typename Pack<T>::Native;
+  constexpr int width = Pack<T>::width, low = i + by / width;
+  Pack<T> moved{};
+  if constexpr (i + 1 < Pack<T>::parts) moved = later<by, i + 1>(x, next);
+  moved.template at<i>() =
+      straddling<by % width, Native, width>(part_of<low>(x, next), part_of<low + 1>(x, next));
+  return moved;
+}
+
+// --- memory ---------------------------------------------------------------------------------------------------------
+
+template <typename T>
+RLHF_LANES Pack<T> load(const T* from) {
+  Pack<T> lanes;
+#define RLHF_DO(p)                          \
+  memcpy(&lanes.p, from, sizeof lanes.p); \
+  from += Pack<T>::width;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  return lanes;
+}
+
+template <typename T>
+RLHF_LANES void store(T* to, Pack<T> lanes) {
+#define RLHF_DO(p)                        \
+  memcpy(to, &lanes.p, sizeof lanes.p); \
+  to += Pack<T>::width;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+}
+
+// Lane 0 in every lane.
+template <typename T>
+RLHF_LANES Pack<T> first_everywhere(Pack<T> x) {
+  return Pack<T>::all_of(x.p0[0]);
+}
+
+// The lanes [first, first + count) are memory; the others are 0 and not touched.
+template <typename T>
+RLHF_LANES Pack<T> load_part(const T* from, int64_t count, int64_t first = 0) {
+  T lanes[Pack<T>::count] = {};
+  memcpy(lanes + first, from, count * sizeof(T));
+  return load(lanes);
+}
+template <typename T>
+RLHF_LANES void store_part(T* to, Pack<T> lanes, int64_t count, int64_t first = 0) {
+  T memory[Pack<T>::count];
+  store(memory, lanes);
+  memcpy(to, memory + first, count * sizeof(T));
+}
+
+// A byte a lane, 0 or 1, as a mask.
+template <typename T>
+RLHF_LANES PackMask<T> load_mask(const bool* from) {
+  using Mask = PackMask<T>;
+  typedef int8_t Bytes __attribute__((vector_size(Mask::width)));
+  Mask mask;
+  Bytes bytes;
+#define RLHF_DO(p)                                                             \
+  memcpy(&bytes, from, sizeof bytes);                                          \
+  mask.p = __builtin_convertvector(bytes, typename Mask::Native) != 0;         \
+  from += Mask::width;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  return mask;
+}
+
+// The lanes below count, and of them those that the mask names (null: all).
+template <typename T>
+RLHF_LANES PackMask<T> load_mask_part(const bool* from, int64_t count) {
+  bool lanes[Pack<T>::count] = {};
+  if (from) {
+    memcpy(lanes, from, count);
+  } else {
+    memset(lanes, 1, count);
+  }
+  return load_mask<T>(lanes);
+}
+
+// --- sums -----------------------------------------------------------------------------------------------------------
+
+RLHF_LANES Pack<double> widened(Pack<double> lanes) { return lanes; }
+// Lanes i and i + 8 together, each exact in float64.
+template <int i = 0>
+RLHF_LANES Pack<double> widened(Pack<float> x) {
+  typedef float Half __attribute__((vector_size(RLHF_WIDTH / 2)));
+  constexpr int halves = RLHF_WIDTH / 2 / sizeof(float);
+  const auto half = [&]<int n>(std::integral_constant<int, n>) -> Half {
+    const auto whole = x.template at<n / 2>();
+    if constexpr (halves == 8) {
+      constexpr int o = n % 2 * 8;
+      return __builtin_shufflevector(whole, whole, o, o + 1, o + 2, o + 3, o + 4, o + 5, o + 6, o + 7);
+    } else if constexpr (halves == 4) {
+      constexpr int o = n % 2 * 4;
+      return __builtin_shufflevector(whole, whole, o, o + 1, o + 2, o + 3);
+    } else {
+      constexpr int o = n % 2 * 2;
+      return __builtin_shufflevector(whole, whole, o, o + 1);
+    }
+  };
+  Pack<double> found{};
+  if constexpr (i + 1 < Pack<double>::parts) found = widened<i + 1>(x);
+  const Half low = half(std::integral_constant<int, i>{});
+  const Half high = half(std::integral_constant<int, i + Pack<float>::parts>{});
+  found.at<i>() =
+      __builtin_convertvector(low, Pack<double>::Native) + __builtin_convertvector(high, Pack<double>::Native);
+  return found;
+}
+
+RLHF_LANES double sum(Pack<double> x) {
+  return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+}
+RLHF_LANES double sum(Pack<float> x) { return sum(widened(x)); }
+
+template <typename T>
+RLHF_LANES T largest(Pack<T> lanes) {
+  T found = lanes[0];
+  for (int64_t i = 1; i < Pack<T>::count; ++i) found = lanes[i] > found ? lanes[i] : found;
+  return found;
+}
+
+// --- functions ------------------------------------------------------------------------------------------------------
+
+using Floats = Pack<float>;
+using Doubles = Pack<double>;
+using Ints = Pack<int32_t>;
+
+template <typename V>
+struct Exponential {  // e^x and e^x − 1
+  V value, minus_one;
+};
+
+// Cephes' expf: x = n·ln 2 + r with |r| ≤ ½·ln 2, e^r − 1 by a polynomial, times 2^n in two steps so that n = 128 fits.
+RLHF_LANES Exponential<Floats> exponential(Floats x) {
+  const float highest = 88.722839f, lowest = -87.336544f, round = 12582912.0f;  // 1.5·2^23 rounds to an integer
+  const Floats bounded = select(x > highest, Floats::all_of(highest), select(x < lowest, Floats::all_of(lowest), x));
+  const Floats shifted = bounded * 1.44269504f + round;
+  const Floats n = shifted - round;
+  const Floats r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r;
+  Ints bits = same_bits<Ints>(shifted);  // the low bits of what was rounded are n
+#define RLHF_DO(p) bits.p = (bits.p + 126) << 23;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  const Floats half = same_bits<Floats>(bits);  // 2^(n−1)
+  const Floats value = (half * p + half) * 2, minus_one = (half * p + (half - 0.5f)) * 2;
+  const Floats infinity = Floats::all_of(INFINITY);
+  return {select(x > highest, infinity, value), select(x > highest, infinity, minus_one)};
+}
+RLHF_LANES Exponential<Doubles> exponential(Doubles x) {
+  Exponential<Doubles> found;
+  for (int i = 0; i < 8; ++i) {
+    found.value.set(i, ::exp(x[i]));
+    found.minus_one.set(i, ::expm1(x[i]));
+  }
+  return found;
+}
+
+// Cephes' logf of 2^exponent·(1 + f), √½ ≤ 1 + f < √2.
+RLHF_LANES Floats logarithm(Floats f, Floats exponent) {
+  Floats p = f * 7.0376836292e-2f + -1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f + -1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f + -1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f + -2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const Floats square = f * f;
+  const Floats tail = p * f * square + exponent * -2.12194440e-4f - square * 0.5f;
+  return (f + tail) + exponent * 0.693359375f;
+}
+
+// log(1 + x) for 0 ≤ x ≤ 1.
+RLHF_LANES Floats log1p_of(Floats x) {
+  const Ints large = x > 0.41421356f;
+  return logarithm(select(large, (x - 1) * 0.5f, x), select(large, Floats::all_of(1), Floats{}));
+}
+
+// log(x) for a normal x > 0.
+RLHF_LANES Floats log_of(Floats x) {
+  Ints mantissa = same_bits<Ints>(x), exponent = mantissa;
+#define RLHF_DO(p)                            \
+  exponent.p = (exponent.p >> 23) - 126; /* x = m·2^exponent with ½ ≤ m < 1 */ \
+  mantissa.p = (mantissa.p & 0x007fffff) | 0x3f000000;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  const Floats m = same_bits<Floats>(mantissa);
+  const Ints small = m < 0.70710678f;
+  Floats power;
+#define RLHF_DO(p) power.p = __builtin_convertvector(exponent.p + small.p, Floats::Native);
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+  return logarithm(select(small, m + m - 1, m - 1), power);
+}
+
+RLHF_LANES Doubles log1p_of(Doubles x) {
+  for (int i = 0; i < 8; ++i) x.set(i, ::log1p(x[i]));
+  return x;
+}
+RLHF_LANES Doubles log_of(Doubles x) {
+  for (int i = 0; i < 8; ++i) x.set(i, ::log(x[i]));
+  return x;
+}
+
+}  // namespace RLHF_ISA
+}  // namespace rlhf

@@ -1,0 +1,69 @@
+// Pairs [begin, end), a vector at a time: log-ratios, the term of the kind, gradients. Compiled once an instruction set
+// (isa.h).
+
+#include "preference_loss.h"
+
+namespace rlhf::cpu::RLHF_ISA {
+
+using namespace ::rlhf::RLHF_ISA;
+
+namespace {
+
+template <typename V>
+struct Side {
+  V ratio, length;
+};
+
+template <typename T>
+RLHF_FN Side<Pack<T>> side(const T* own, const T* reference, const T* lengths, int64_t at, int64_t count) {
+  using V = Pack<T>;
+  V ratio = load_part<T>(own + at, count), length = V::all_of(1);
+  if (reference) ratio = ratio - load_part<T>(reference + at, count);
+  if (lengths) {
+    length = at_least(load_part<T>(lengths + at, count), length);
+    ratio = ratio / length;
+  }
+  return {ratio, length};
+}
+
+template <typename T, bool terms>
+PreferenceSums run(const PreferenceLoss<T>& task, int64_t begin, int64_t end) {
+  using V = Pack<T>;
+  const V one = V::all_of(1);
+  PreferenceSums total{0, 0, 0, 0};
+  for (int64_t at = begin; at < end; at += V::count) {
+    const int64_t count = end - at < V::count ? end - at : V::count;
+    const PackMask<T> there = load_mask_part<T>(nullptr, count);
+    const Side<V> c = side(task.chosen, task.ref_chosen, task.chosen_lengths, at, count);
+    const Side<V> r = side(task.rejected, task.ref_rejected, task.rejected_lengths, at, count);
+    total.chosen += sum(select(there, c.ratio, V{}));
+    total.rejected += sum(select(there, r.ratio, V{}));
+    if constexpr (terms) {
+      const PreferenceTerm<V> term = preference_term(c.ratio, r.ratio, task.options);
+      const V right = select(c.ratio > r.ratio, one, select(c.ratio == r.ratio, one / 2, V{}));
+      const T weight = static_cast<T>(task.weight);
+      total.loss += sum(select(there, term.value, V{}));
+      total.right += sum(select(there, right, V{}));
+      store_part<T>(task.grad_chosen + at, term.slope_chosen * weight / c.length, count);
+      store_part<T>(task.grad_rejected + at, term.slope_rejected * weight / r.length, count);
+    }
+  }
+  return total;
+}
+
+}  // namespace
+
+PreferenceSums preference_ratios(const PreferenceLoss<float>& task, int64_t begin, int64_t end) {
+  return run<float, false>(task, begin, end);
+}
+PreferenceSums preference_ratios(const PreferenceLoss<double>& task, int64_t begin, int64_t end) {
+  return run<double, false>(task, begin, end);
+}
+PreferenceSums preference_loss(const PreferenceLoss<float>& task, int64_t begin, int64_t end) {
+  return run<float, true>(task, begin, end);
+}
+PreferenceSums preference_loss(const PreferenceLoss<double>& task, int64_t begin, int64_t end) {
+  return run<double, true>(task, begin, end);
+}
+
+}  // namespace rlhf::cpu::RLHF_ISA

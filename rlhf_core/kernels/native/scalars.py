@@ -1,0 +1,28 @@
+"""What compiled ops take: numbers as scalar tensors, and the two devices of one schema."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import extension
+from ..dispatch import Implementation, Op
+
+BUILT = extension.why_not() is None
+"""Whether torch.ops.rlhf has the ops."""
+
+
+def scalar(number: "float | Tensor | None") -> Tensor | None:
+    """A number as a tensor on the host; a tensor stays where it is."""
+    return number if number is None or isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
+
+
+def add(op: Op[..., Any], run: Callable[..., Any], wide: Callable[..., bool]) -> None:
+    """Register ``run`` for both devices; ``wide`` says whether a call's arguments hold float64, which GPUs refuse."""
+
+    def refuses(*args: Any) -> str | None:
+        return "takes float32 and narrower, not float64" if wide(*args) else None
+
+    op.add("cpu", Implementation(run, devices=("cpu",), unavailable=extension.why_not()))
+    op.add("cuda", Implementation(run, devices=("cuda",), refuses=refuses, unavailable=extension.cuda_why_not()))
