@@ -4,7 +4,7 @@ One file an op: formula, shapes, units, errors, paper, and the eager definition 
 ``backend=None`` takes what ``set_backend`` chose ("auto": the fastest that can).
 """
 
-from . import native  # noqa: F401  (adds its implementations to the registry)
+from . import native, triton  # noqa: F401  (they add their implementations to the registry)
 from .attention import attention
 from .decode_attention import decode_attention
 from .dispatch import BackendError, Row, Used, set_backend, status, used

@@ -64,12 +64,16 @@ class Implementation(Generic[P, R]):
     refuses: Callable[P, str | None] | None = None
     unavailable: str | None = None
 
+    def elsewhere(self, like: Tensor) -> bool:
+        """Whether it is for other devices than that of this tensor."""
+        return bool(self.devices) and like.device.type not in self.devices
+
     def why_not(self, like: Tensor, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Why it cannot compute this call, or None."""
+        if self.elsewhere(like):
+            return f"runs on {' and '.join(self.devices)}, not on {like.device.type}"
         if self.unavailable:
             return self.unavailable
-        if self.devices and like.device.type not in self.devices:
-            return f"runs on {' and '.join(self.devices)}, not on {like.device.type}"
         if self.dtypes and like.dtype not in self.dtypes:
             return f"takes {' and '.join(map(str, self.dtypes))}, not {like.dtype}"
         return self.refuses(*args, **kwargs) if self.refuses else None
@@ -84,6 +88,7 @@ class _Choices:
 _ops: "dict[str, Op[..., object]]" = {}
 _choices = _Choices()
 _used: dict[str, Used] = {}
+_last: dict[str, tuple[str, dict[str, str]]] = {}
 _logged: set[str] = set()
 
 
@@ -108,7 +113,7 @@ class Op(Generic[P, R]):
         wanted = backend or _choices.per_op.get(self.name) or _choices.default
         name, why = self._pick(wanted, like, *args, **kwargs)
         if not torch.compiler.is_compiling():  # a traced call must neither log nor guard on this record
-            _remember(self.name, name, why)
+            self._remember(name, why, like)
         return self.implementations[name].run(*args, **kwargs)
 
     def _pick(self, wanted: str, like: Tensor, *args: P.args, **kwargs: P.kwargs) -> tuple[str, dict[str, str]]:
@@ -127,6 +132,19 @@ class Op(Generic[P, R]):
             why[name] = reason
         raise BackendError(f"no backend can compute {self.name}: {why}")
 
+    def _remember(self, name: str, why: dict[str, str], like: Tensor) -> None:
+        """Record what ran; log, once, a backend that is faster, is for this device and did not take the call."""
+        if _last.get(self.name) == (name, why):  # as a rule: nothing new to say
+            return
+        _last[self.name] = (name, why)
+        _used[self.name] = {"backend": name, "why_not_faster": "; ".join(f"{faster}: {why[faster]}" for faster in why)}
+        for faster, reason in why.items():
+            found = self.implementations.get(faster)
+            line = f"{self.name} runs on {name}, not on {faster}: {reason}"
+            if found is not None and not found.elsewhere(like) and line not in _logged:
+                _logged.add(line)
+                _log.warning(line)
+
     def _why_not(self, name: str, like: Tensor, *args: P.args, **kwargs: P.kwargs) -> str | None:
         implementation = self.implementations.get(name)
         return ABSENT if implementation is None else implementation.why_not(like, *args, **kwargs)
@@ -141,6 +159,7 @@ def set_backend(default: str = "auto", per_op: Mapping[str, str] | None = None) 
     backends = ("auto", *FASTEST_FIRST)
     chosen = {_known("op", op, tuple(_ops)): _known("backend", name, backends) for op, name in (per_op or {}).items()}
     _used.clear()  # a record of what ran under this choice
+    _last.clear()
     _choices.default, _choices.per_op = _known("backend", default, backends), chosen
 
 
@@ -158,16 +177,6 @@ def status() -> list[Row]:
 def used() -> dict[str, Used]:
     """What each op that ran in this process last ran on (calls traced by torch.compile are not recorded)."""
     return {op: _used[op] for op in sorted(_used)}
-
-
-def _remember(op: str, name: str, why: Mapping[str, str]) -> None:
-    known = {faster: reason for faster, reason in why.items() if reason != ABSENT}
-    _used[op] = {"backend": name, "why_not_faster": "; ".join(f"{faster}: {why[faster]}" for faster in why)}
-    for faster, reason in known.items():
-        line = f"{op} runs on {name}, not on {faster}: {reason}"
-        if line not in _logged:
-            _logged.add(line)
-            _log.warning(line)
 
 
 def _known(kind: str, name: str, choices: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ Schulman et al., "High-dimensional continuous control using generalized advantag
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,8 +88,9 @@ def shaped_gae(
     checks.floating(values, "values", (tokens,))
     checks.floating(scores, "scores", (sequences,), values)
     checks.floating(bootstrap, "bootstrap", (sequences,), values)
-    for name, tensor in {"rewards": rewards, "logprobs": logprobs, "ref_logprobs": ref_logprobs}.items():
-        checks.floating(tensor, name, (tokens,), values)
+    checks.floating(rewards, "rewards", (tokens,), values)
+    checks.floating(logprobs, "logprobs", (tokens,), values)
+    checks.floating(ref_logprobs, "ref_logprobs", (tokens,), values)
     checks.boolean(mask, "mask", (tokens,), values)
     together = (logprobs is None) == (ref_logprobs is None)
     checks.expect(together, "ref_logprobs", "logprobs and ref_logprobs together", "one of them")
@@ -98,13 +99,22 @@ def shaped_gae(
     checks.expect(score_clip is None or score_clip >= 0, "score_clip", "a number ≥ 0", score_clip)
     dtype = checks.statistics_dtype(scores, values, rewards, logprobs, ref_logprobs, bootstrap)
 
-    def plain(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().to(dtype)
+    rewards, logprobs, ref_logprobs = _plain(rewards, dtype), _plain(logprobs, dtype), _plain(ref_logprobs, dtype)
+    return OP(
+        backend, values, _plain(scores, dtype), _plain(values, dtype), cu_seqlens, mask, rewards, logprobs,
+        ref_logprobs, _plain(bootstrap, dtype), gamma, lam, kl_coef, kl_estimator, score_clip,
+    )  # fmt: skip
 
-    scores, values = scores.detach().to(dtype), values.detach().to(dtype)
-    per_token = (mask, plain(rewards), plain(logprobs), plain(ref_logprobs), plain(bootstrap))
-    scalars = (gamma, lam, kl_coef, kl_estimator, score_clip)
-    return OP(backend, values, scores, values, cu_seqlens, *per_token, *scalars)
+
+M = TypeVar("M", Tensor, Tensor | None)
+
+
+def _plain(tensor: M, dtype: torch.dtype) -> M:
+    """Without gradient, in the dtype of statistics; as a rule it is both already."""
+    if tensor is None:
+        return tensor
+    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def _eager(

@@ -51,7 +51,7 @@ def test_a_fallback_is_logged_once_and_a_forced_backend_raises(
     with caplog.at_level(logging.WARNING, "rlhf_core.kernels"):
         assert double(None, X, X)[0] == double(None, X, X)[0] == "eager"
     assert [record.getMessage() for record in caplog.records if reason in record.getMessage()] == caplog.messages
-    assert len(caplog.messages) == 1
+    assert len(caplog.messages) == (0 if "devices" in options else 1)  # one for other devices is no fallback
     assert reason in dispatch.used()["double"]["why_not_faster"]
     with pytest.raises(ValueError, match=f"backend=cpu cannot compute double.*{reason}"):
         double("cpu", X, X)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import grpo_loss, ppo_loss, scalar_loss
+from .. import grpo_loss, ppo_loss
 from ..policy_loss import METRICS, Metrics, Terms
 from .scalars import BUILT, add, scalar
 
@@ -21,8 +21,6 @@ if BUILT:
             return torch.empty_like(tensor) if isinstance(tensor, Tensor) else logprobs.new_empty(0)
 
         return logprobs.new_empty(()), logprobs.new_empty(len(METRICS)), like(logprobs), like(values), like(entropy)
-
-    scalar_loss.register("rlhf::policy_loss", LEARNT)
 
 
 def _run(x: Terms) -> tuple[Tensor, Metrics]:

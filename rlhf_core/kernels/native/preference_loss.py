@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import checks, preference_loss, scalar_loss
+from .. import checks, preference_loss
 from ..policy_loss import Metrics
 from .scalars import BUILT, add, scalar
 
@@ -13,8 +13,6 @@ if BUILT:
     def _shapes(chosen: Tensor, *rest: object) -> tuple[Tensor, ...]:
         pair = torch.empty_like(chosen)
         return chosen.new_empty(()), chosen.new_empty(len(preference_loss.METRICS)), pair, pair.clone()
-
-    scalar_loss.register("rlhf::preference_loss", [0, 1])
 
 
 def _run(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import checks, ranking_loss, scalar_loss
+from .. import checks, ranking_loss
 from .scalars import BUILT, add, scalar
 
 if BUILT:
@@ -11,8 +11,6 @@ if BUILT:
     @torch.library.register_fake("rlhf::ranking_loss")  # type: ignore[untyped-decorator]
     def _shapes(scores: Tensor, *rest: object) -> tuple[Tensor, ...]:
         return scores.new_empty(()), scores.new_empty(()), torch.empty_like(scores)
-
-    scalar_loss.register("rlhf::ranking_loss", [0])
 
 
 def _run(
