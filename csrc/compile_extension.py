@@ -15,6 +15,10 @@ import sysconfig
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import cuda_toolkit
+from cuda_toolkit import Toolkit
 
 SWITCH = "RLHF_BUILD_EXTENSION"  # 0 skips, 1 makes a build that cannot compile an error, unset tries
 ISAS = {
@@ -26,15 +30,35 @@ ISAS = {
 
 def compile_extension(sources: Path, library: Path, scratch: Path, record: Path) -> bool:
     """Compile ``sources`` into ``library``; say in ``record`` what was built, or why nothing was."""
-    reason = _missing() or _run_ninja(sources, library, scratch)
+    built = _build(sources, library, scratch)
+    reason = built["reason"]
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"reason": reason, "torch": None if reason else version("torch")}) + "\n")
+    record.write_text(json.dumps(built) + "\n")
     if reason:
         library.unlink(missing_ok=True)  # one left from an earlier build would not match the record
         print(f"rlhf-core: built without the C++ extension: {reason}", file=sys.stderr)
         if os.environ.get(SWITCH) == "1":
             raise SystemExit(f"{SWITCH}=1 asks for the extension")
     return not reason
+
+
+def _build(sources: Path, library: Path, scratch: Path) -> dict[str, Any]:
+    """Compile what can be, with CUDA or without; what was built and why not more, for the record."""
+    reason = _missing()
+    if reason:
+        return {"reason": reason, "torch": None, "cuda": _cuda(reason)}
+    cuda = cuda_toolkit.find()
+    reason = _run_ninja(sources, library, scratch, cuda if isinstance(cuda, Toolkit) else None)
+    if reason and isinstance(cuda, Toolkit) and os.environ.get(SWITCH) != "1":
+        cuda, reason = reason, _run_ninja(sources, library, scratch, None)
+    return {"reason": reason, "torch": None if reason else version("torch"), "cuda": _cuda(reason or cuda)}
+
+
+def _cuda(found: Toolkit | str) -> dict[str, Any]:
+    """The CUDA part of the record: what it was built with, or why it was not."""
+    if isinstance(found, Toolkit):
+        return {"reason": None, "version": found.version, "arch_list": list(found.arch_list)}
+    return {"reason": found, "version": None, "arch_list": []}
 
 
 def _missing() -> str | None:
@@ -60,13 +84,13 @@ def _is_gcc() -> bool:
     return "clang" not in named.lower()
 
 
-def _run_ninja(sources: Path, library: Path, scratch: Path) -> str | None:
+def _run_ninja(sources: Path, library: Path, scratch: Path, cuda: Toolkit | None) -> str | None:
     """Why it failed, or None."""
     from ninja import BIN_DIR
 
     scratch.mkdir(parents=True, exist_ok=True)
     library.parent.mkdir(parents=True, exist_ok=True)
-    _write_ninja(sources.resolve(), library.resolve(), scratch / "build.ninja")
+    _write_ninja(sources.resolve(), library.resolve(), scratch / "build.ninja", cuda)
     command = [str(Path(BIN_DIR, "ninja")), "-C", str(scratch), *_jobs()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, file=sys.stderr)
@@ -79,7 +103,7 @@ def _jobs() -> list[str]:
     return ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
 
 
-def _write_ninja(sources: Path, library: Path, target: Path) -> None:
+def _write_ninja(sources: Path, library: Path, target: Path, cuda: Toolkit | None) -> None:
     import pybind11
     import torch
     from ninja.ninja_syntax import Writer
@@ -104,17 +128,34 @@ def _write_ninja(sources: Path, library: Path, target: Path) -> None:
 
         for source in sorted(sources.rglob("*.cpp")):
             name = source.relative_to(sources).as_posix()
-            if name.startswith("cpu/") and not name.endswith(("_op.cpp", "isa.cpp")):  # a kernel: plain C++
+            if name.startswith("cuda/") and cuda is None:
+                continue
+            if name.startswith("cpu/") and not name.endswith(("_op.cpp", "isa.cpp", "pool.cpp")):  # a kernel: plain C++
                 for isa, flags in isas.items():
-                    # Vectors are passed among functions of one object only, so how other compilers pass them is no matter.
+                    # Vectors are passed within one object only, so how other compilers pass them is no matter.
                     compile_one(source, f"{name}.{isa}", f"{flags} -Wno-psabi -DRLHF_ISA={isa}")
             else:
                 # -isystem: warnings are about this code alone.
                 folders = [*python, *(include_paths() if name != "cpu/isa.cpp" else [])]
+                if name.startswith("cuda/") and cuda:
+                    folders.append(str(cuda.include))
                 # at::parallel_for is a template that uses threads only under OpenMP. Its runtime is not linked: the
                 # symbols come from the one that torch loaded, or there would be two pools of threads.
-                threads = "-fopenmp " if _is_gcc() else ""
-                compile_one(source, name, threads + " ".join(f"-isystem {folder}" for folder in folders))
-        folders = " ".join(f"-L{folder}" for folder in library_paths())
-        ninja.build(str(library), "link", objects, variables={"libraries": f"{folders} -lc10 -ltorch_cpu -ltorch"})
+                flags = ["-fopenmp"] if _is_gcc() else []
+                flags += [cuda.defines] if cuda and name == "build_info.cpp" else []
+                compile_one(source, name, " ".join([*flags, *(f"-isystem {folder}" for folder in folders)]))
+        folders, libraries = [*library_paths()], "-lc10 -ltorch_cpu -ltorch"
+        if cuda:
+            objects.extend(_kernels_for_gpus(ninja, sources, cuda))
+            folders += map(str, cuda.libraries)
+            libraries += " -lc10_cuda -ltorch_cuda -lcudart"
+        libraries = " ".join([*(f"-L{folder}" for folder in folders), libraries])
+        ninja.build(str(library), "link", objects, variables={"libraries": libraries})
         ninja.default(str(library))
+
+
+def _kernels_for_gpus(ninja: Any, sources: Path, cuda: Toolkit) -> list[str]:
+    """Rules for the .cu files; their objects."""
+    ninja.rule("nvcc", f"{cuda.nvcc} {cuda.flags} -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc")
+    names = [source.relative_to(sources).as_posix() for source in sorted(sources.rglob("*.cu"))]
+    return [out for name in names for out in ninja.build(f"{name}.o", "nvcc", str(sources / name))]

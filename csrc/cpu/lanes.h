@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <type_traits>  // nothing in it is compiled
 
 #include "count_true.h"
@@ -210,6 +214,19 @@ RLHF_LANES Pack<T> later(Pack<T> x, Pack<T> next = Pack<T>{}) {
 
 // --- memory ---------------------------------------------------------------------------------------------------------
 
+#if defined(__x86_64__)
+using FloatsNative = Pack<float>::Native;
+RLHF_LANES void stream_part(void* to, FloatsNative x) {
+#if RLHF_WIDTH == 64
+  _mm512_stream_ps(static_cast<float*>(to), x);
+#elif RLHF_WIDTH == 32
+  _mm256_stream_ps(static_cast<float*>(to), x);
+#else
+  _mm_stream_ps(static_cast<float*>(to), x);
+#endif
+}
+#endif
+
 template <typename T>
 RLHF_LANES Pack<T> load(const T* from) {
   Pack<T> lanes;
@@ -228,6 +245,27 @@ RLHF_LANES void store(T* to, Pack<T> lanes) {
   to += Pack<T>::width;
   RLHF_EACH(RLHF_DO)
 #undef RLHF_DO
+}
+
+// Past the cache, which memory that nobody reads soon would only fill; to an address that is a multiple of 64.
+template <typename T>
+RLHF_LANES void stream(T* to, Pack<T> lanes) {
+#if defined(__x86_64__)
+#define RLHF_DO(p)                      \
+  stream_part(to, (FloatsNative)lanes.p); \
+  to += Pack<T>::width;
+  RLHF_EACH(RLHF_DO)
+#undef RLHF_DO
+#else
+  store(to, lanes);
+#endif
+}
+
+// What was streamed is in memory before what follows.
+RLHF_LANES void finish_stream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 // Lane 0 in every lane.

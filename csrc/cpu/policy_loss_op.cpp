@@ -3,7 +3,6 @@
 #include "policy_loss.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <cmath>
@@ -14,6 +13,7 @@
 #include "../checks.h"
 #include "count_true.h"
 #include "parallel.h"
+#include "pool.h"
 
 namespace rlhf {
 namespace {
@@ -125,9 +125,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> policy_loss(
   }
   const double centre = number(mean, "mean", 0), variance = number(var, "var", 0);
   const double none = std::numeric_limits<double>::infinity();
-  const Tensor grad_logprobs = at::empty_like(x);
-  const Tensor grad_values = v.defined() ? at::empty_like(v) : at::empty({0}, x.options());
-  const Tensor grad_entropy = h.defined() ? at::empty_like(h) : at::empty({0}, x.options());
+  const Tensor grad_logprobs = pooled_like(x);
+  const Tensor grad_values = v.defined() ? pooled_like(v) : at::empty({0}, x.options());
+  const Tensor grad_entropy = h.defined() ? pooled_like(h) : at::empty({0}, x.options());
   const Tensor loss = at::empty({}, x.options()), metrics = at::empty({9}, x.options());
   const int64_t valid = count_valid(pointer<bool>(m), 0, tokens);
   const auto spans = spans_of(how, offsets, pointer<bool>(m), tokens, valid);

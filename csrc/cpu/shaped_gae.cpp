@@ -26,9 +26,10 @@ constexpr int64_t kChunk = 256;  // tokens packed together: seven buffers of flo
 // What a vector needs to know of the valid tokens after it. Vectors, because to put a number into a lane goes by memory.
 template <typename T>
 struct Carry {
-  Pack<T> advantage;  // of the next valid token, in every lane
-  Pack<T> value;      // the same in lane 0
-  Pack<T> score;      // in the last lane, until the last valid token got it
+  Pack<T> advantage;   // of the next valid token, in every lane
+  Pack<T> value;       // the same in lane 0
+  Pack<T> score;       // in the last lane, until the last valid token got it
+  Pack<double> total;  // of the advantages so far
 };
 
 template <typename T>
@@ -38,6 +39,9 @@ struct Inputs {
 template <typename T>
 struct Outputs {
   T *advantages, *returns, *kl;
+  bool stream;  // returns and kl, past the cache
+
+  Outputs after(int64_t tokens) const { return {advantages + tokens, returns + tokens, kl + tokens, stream}; }
 };
 
 template <typename T>
@@ -96,13 +100,19 @@ RLHF_FN void step(const ShapedGae<T>& task, const Powers<T>& powers, const Input
   }
   const V delta = (reward + carry.score) + later<1>(value, carry.value) * task.gamma - value;
   const V advantage = scanned(delta, powers) + powers.after * carry.advantage;
-  give(out.kl, kl);
   give(out.advantages, advantage);
-  give(out.returns, advantage + value);
-  if constexpr (whole) {
-    carry = {first_everywhere(advantage), value, V{}};
+  if (whole && out.stream) {
+    stream<T>(out.kl + at, kl);
+    stream<T>(out.returns + at, advantage + value);
   } else {
-    carry = {V::all_of(advantage[first]), V::all_of(value[first]), V{}};
+    give(out.kl, kl);
+    give(out.returns, advantage + value);
+  }
+  if constexpr (whole) {
+    carry = {first_everywhere(advantage), value, V{}, carry.total + widened(advantage)};
+  } else {
+    const V there = load_part<T>(out.advantages + at, count);  // without what the lanes below first hold
+    carry = {V::all_of(advantage[first]), V::all_of(value[first]), V{}, carry.total + widened(there)};
   }
 }
 
@@ -155,7 +165,7 @@ void scan_packed(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs
   if (in.logprobs) pack(ref_logprobs, in.ref_logprobs, mask, tokens);
   const Inputs<T> packed{values, in.rewards ? rewards : nullptr, in.logprobs ? logprobs : nullptr, ref_logprobs};
   advantages[valid] = returns[valid] = kl[valid] = 0;
-  scan(task, powers, packed, Outputs<T>{advantages, returns, kl}, valid, carry);
+  scan(task, powers, packed, Outputs<T>{advantages, returns, kl, false}, valid, carry);
   spread(out.advantages, advantages, mask, tokens);
   spread(out.returns, returns, mask, tokens);
   spread(out.kl, kl, mask, tokens);
@@ -167,7 +177,7 @@ void scan_masked(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs
   for (int64_t end = tokens; end > 0; end -= kChunk) {
     const int64_t begin = end > kChunk ? end - kChunk : 0, count = end - begin;
     const int64_t valid = count_true(mask + begin, count);
-    const Outputs<T> to{out.advantages + begin, out.returns + begin, out.kl + begin};
+    const Outputs<T> to = out.after(begin);
     if (valid == count) {
       scan(task, powers, after(in, begin), to, count, carry);
     } else if (valid == 0) {
@@ -180,34 +190,25 @@ void scan_masked(const ShapedGae<T>& task, const Powers<T>& powers, const Inputs
   }
 }
 
-// Σ f(advantage) over the valid tokens, in float64 and in a fixed order.
-template <typename T, typename F>
-RLHF_FN double sum_valid(const T* advantages, const bool* mask, int64_t tokens, F f) {
-  using V = Pack<T>;
-  constexpr int64_t L = Pack<T>::count;
-  Doubles total{};
-  int64_t token = 0;
-  for (; token + L <= tokens; token += L) {
-    const V terms = f(load<T>(advantages + token));
-    total = total + widened(mask ? select(load_mask<T>(mask + token), terms, V{}) : terms);
-  }
-  const V rest = f(load_part<T>(advantages + token, tokens - token));
-  return sum(total + widened(select(load_mask_part<T>(mask ? mask + token : nullptr, tokens - token), rest, V{})));
-}
-
-// Two passes over advantages that are still in the cache.
+// Of `valid` advantages that add up to `total`; the others among the tokens are 0. The second of two passes, over what
+// is still in the cache: squared distances from a rounded mean, then what rounding it and the zeros brought is taken off.
 template <typename T>
-Moments moments_of(const T* advantages, const bool* mask, int64_t tokens) {
+Moments moments_of(const T* advantages, int64_t tokens, int64_t valid, double total) {
   using V = Pack<T>;
-  const int64_t count = mask ? count_true(mask, tokens) : tokens;
-  if (count == 0) return {0, 0, 0};
-  const double centre = sum_valid(advantages, mask, tokens, [](V a) { return a; }) / static_cast<double>(count);
-  // About a rounded mean, whose distance from the exact one is then taken away again.
-  const T about = static_cast<T>(centre);
-  const double squares = sum_valid(advantages, mask, tokens, [about](V a) { return (a - about) * (a - about); });
-  const double distance = centre - static_cast<double>(about);
-  const double corrected = squares - distance * distance * static_cast<double>(count);
-  return {count, centre, corrected > 0 ? corrected : 0};
+  if (valid == 0) return {0, 0, 0};
+  const double mean = total / static_cast<double>(valid);
+  const T about = static_cast<T>(mean);
+  Doubles sums{};
+  int64_t token = 0;
+  for (; token < tokens; token += V::count) {
+    const bool whole = token + V::count <= tokens;
+    const V distance = (whole ? load(advantages + token) : load_part(advantages + token, tokens - token)) - about;
+    sums = sums + widened(distance * distance);
+  }
+  const double zeros = static_cast<double>(token - valid), from = mean - static_cast<double>(about);
+  const double squares =
+      sum(sums) - zeros * static_cast<double>(about * about) - from * from * static_cast<double>(valid);
+  return {valid, mean, squares > 0 ? squares : 0};
 }
 
 template <typename T>
@@ -223,17 +224,22 @@ void run(const ShapedGae<T>& task, int64_t first, int64_t last, Moments* moments
   for (int64_t row = first; row < last; ++row) {
     const int64_t begin = task.cu_seqlens[row], tokens = task.cu_seqlens[row + 1] - begin;
     const bool* mask = task.mask ? task.mask + begin : nullptr;
-    const Outputs<T> out{task.advantages + begin, task.returns + begin, task.kl + begin};
-    Carry<T> carry{{}, {}, {}};
+    // Vectors end where the sequence does.
+    const bool aligned = reinterpret_cast<uintptr_t>(task.returns + begin + tokens) % 64 == 0 &&
+                         reinterpret_cast<uintptr_t>(task.kl + begin + tokens) % 64 == 0;
+    const Outputs<T> out{task.advantages + begin, task.returns + begin, task.kl + begin, task.stream && aligned};
+    Carry<T> carry{};
     if (task.bootstrap) carry.value.set(0, task.bootstrap[row]);
     carry.score.set(Pack<T>::count - 1, clipped(task.scores[row], task.score_clip));
-    if (mask) {
-      scan_masked(task, powers, after(in, begin), out, mask, tokens, carry);
-    } else {
+    const int64_t valid = mask ? count_true(mask, tokens) : tokens;
+    if (valid == tokens) {
       scan(task, powers, after(in, begin), out, tokens, carry);
+    } else {
+      scan_masked(task, powers, after(in, begin), out, mask, tokens, carry);
     }
-    moments[row] = moments_of(out.advantages, mask, tokens);
+    moments[row] = moments_of(out.advantages, tokens, valid, sum(carry.total));
   }
+  if (task.stream) finish_stream();
 }
 
 }  // namespace

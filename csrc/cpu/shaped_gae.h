@@ -26,6 +26,7 @@ struct ShapedGae {
   T* advantages;  // [N] out
   T* returns;     // [N] out
   T* kl;          // [N] out
+  bool stream;    // returns and kl go past the cache: they are larger than it
 };
 
 // Of the advantages of a sequence's valid tokens: how many, their mean, their summed squared distance from it.

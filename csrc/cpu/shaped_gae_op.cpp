@@ -3,7 +3,6 @@
 #include "shaped_gae.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/library.h>
 
@@ -13,11 +12,14 @@
 
 #include "../checks.h"
 #include "parallel.h"
+#include "pool.h"
 
 namespace rlhf {
 namespace {
 
 using at::Tensor;
+
+constexpr int64_t kStreamed = int64_t{1} << 21;  // tokens: 16 MB of returns and kl, half a usual last-level cache
 
 // Chan, Golub, LeVeque 1979: the moments of two sets of numbers together.
 cpu::Moments merged(const cpu::Moments& a, const cpu::Moments& b) {
@@ -60,8 +62,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shaped_gae(
   const Tensor dense_logprobs = dense(logprobs, "logprobs", tokens, dtype, cpu);
   const Tensor dense_ref = dense(ref_logprobs, "ref_logprobs", tokens, dtype, cpu);
   const Tensor dense_bootstrap = dense(bootstrap, "bootstrap", sequences, dtype, cpu);
-  const Tensor advantages = at::empty_like(dense_values), returns = at::empty_like(dense_values);
-  const Tensor kl = at::empty_like(dense_values);
+  const Tensor advantages = pooled_like(dense_values), returns = pooled_like(dense_values);
+  const Tensor kl = pooled_like(dense_values);
   const auto estimator = choice<KlEstimator>(kl_estimator, "kl_estimator", {{"k1", KlEstimator::k1},
                                                                             {"k2", KlEstimator::k2},
                                                                             {"k3", KlEstimator::k3}});
@@ -81,7 +83,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shaped_gae(
                                  estimator,
                                  advantages.mutable_data_ptr<T>(),
                                  returns.mutable_data_ptr<T>(),
-                                 kl.mutable_data_ptr<T>()},
+                                 kl.mutable_data_ptr<T>(),
+                                 tokens >= kStreamed},
                sequences);
   };
   const cpu::Moments all = dtype == at::kFloat ? compute(float{}) : compute(double{});

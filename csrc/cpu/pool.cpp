@@ -1,0 +1,70 @@
+#include "pool.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <map>
+#include <mutex>
+
+namespace rlhf {
+namespace {
+
+constexpr size_t kPage = size_t{1} << 21;  // a huge page; what blocks are rounded up to, so that sizes meet again
+constexpr size_t kSmallest = size_t{1} << 20;
+constexpr size_t kKept = size_t{1} << 28;  // bytes that wait here at most
+
+class Pool {
+ public:
+  void* take(size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (const auto found = free_.find(bytes); found != free_.end()) {
+        void* block = found->second;
+        free_.erase(found);
+        kept_ -= bytes;
+        return block;
+      }
+    }
+    void* block = aligned_alloc(kPage, bytes);
+    TORCH_CHECK(block != nullptr, "out of memory: cannot allocate ", bytes, " bytes");
+#ifdef MADV_HUGEPAGE
+    madvise(block, bytes, MADV_HUGEPAGE);  // advice: where it is not taken, nothing is lost
+#endif
+    return block;
+  }
+
+  void give(void* block, size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (kept_ + bytes <= kKept) {
+        free_.emplace(bytes, block);
+        kept_ += bytes;
+        return;
+      }
+    }
+    free(block);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::multimap<size_t, void*> free_;
+  size_t kept_ = 0;
+};
+
+Pool& pool() {
+  static Pool* const one = new Pool;  // never destroyed: tensors may outlive any order of exit
+  return *one;
+}
+
+}  // namespace
+
+at::Tensor pooled_like(const at::Tensor& x) {
+  if (x.nbytes() < kSmallest) return at::empty_like(x);
+  const size_t bytes = (x.nbytes() + kPage - 1) / kPage * kPage;
+  void* block = pool().take(bytes);
+  return at::from_blob(block, x.sizes(), [bytes](void* p) { pool().give(p, bytes); }, x.options());
+}
+
+}  // namespace rlhf
