@@ -111,7 +111,7 @@ def _page(facts: dict[str, Any]) -> list[str]:
     lines += ["", "kernels"]
     if "error" in facts["kernels"]:
         lines.append(f"  {facts['kernels']['error']}")
-    lines += [f"  {op:18} {text}" for op, text in _kernel_lines(facts["kernels"].get("rows", []))]
+    lines += [f"  {line}" for line in _kernel_lines(facts["kernels"].get("rows", []))]
     lines += ["", "plugins", *(f"  {kind:11} {', '.join(names)}" for kind, names in facts["plugins"].items())]
     lines += [f"  BROKEN {choice}: {why}" for choice, why in facts["broken_plugins"].items()]
     lines += ["", f"cache       {facts['cache']['folder']}"]
@@ -121,14 +121,17 @@ def _page(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _kernel_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """One line an op: the backends that are here, then why the others are not."""
-    lines = []
-    for op in dict.fromkeys(row["op"] for row in rows):
-        here = [row["backend"] for row in rows if row["op"] == op and row["available"]]
-        missing = [f"{r['backend']}: {r['reason']}" for r in rows if r["op"] == op and not r["available"]]
-        lines.append((op, ", ".join(here) + (f"  ({'; '.join(missing)})" if missing else "")))
-    return lines
+def _kernel_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """One line an op with the backends that are here; then why others are not, and what to know of them, once each."""
+    here: dict[str, list[str]] = {row["op"]: [] for row in rows}
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row["available"]:
+            here[row["op"]].append(row["backend"])
+        for text in filter(None, (row["reason"], row["note"])):
+            said.setdefault(f"{row['backend']}: {text}", []).append(row["op"])
+    lines = [f"{op:20} {', '.join(backends)}" for op, backends in here.items()]
+    return lines + [f"{text}  [{', '.join(ops)}]" for text, ops in said.items()]
 
 
 def _shown(value: object) -> str:

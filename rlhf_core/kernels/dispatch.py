@@ -31,12 +31,16 @@ class BackendError(UserError, ValueError):
 
 
 class Row(TypedDict):
-    """One op on one backend, as ``rlhf doctor`` and env.json show it. ``reason`` is empty where it is available."""
+    """One op on one backend, as ``rlhf doctor`` and env.json show it.
+
+    ``reason`` is empty where it is available; ``note`` is what to know of it, as a rule nothing.
+    """
 
     op: str
     backend: str
     available: bool
     reason: str
+    note: str
 
 
 class Used(TypedDict):
@@ -56,6 +60,7 @@ class Implementation(Generic[P, R]):
         dtypes: dtypes it takes; empty means all.
         refuses: says why it cannot compute a call with these arguments, or None.
         unavailable: why it cannot run on this machine, or None.
+        note: what its user should know: that it has never run on real hardware, for one.
     """
 
     run: Callable[P, R]
@@ -63,6 +68,7 @@ class Implementation(Generic[P, R]):
     dtypes: tuple[torch.dtype, ...] = ()
     refuses: Callable[P, str | None] | None = None
     unavailable: str | None = None
+    note: str = ""
 
     def elsewhere(self, like: Tensor) -> bool:
         """Whether it is for other devices than that of this tensor."""
@@ -170,7 +176,8 @@ def status() -> list[Row]:
         for name in FASTEST_FIRST:
             found = _ops[op].implementations.get(name)
             reason = (found.unavailable or "") if found else ABSENT
-            rows.append({"op": op, "backend": name, "available": not reason, "reason": reason})
+            note = found.note if found else ""
+            rows.append({"op": op, "backend": name, "available": not reason, "reason": reason, "note": note})
     return rows
 
 

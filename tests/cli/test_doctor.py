@@ -33,9 +33,12 @@ def test_it_survives_what_is_broken(monkeypatch, capsys):
     assert "OSError: libtorch.so: cannot open" in capsys.readouterr().out
 
 
-def test_one_line_an_op():
+def test_one_line_an_op_and_one_a_reason():
     rows = [
-        {"op": "gae", "backend": "cuda", "available": False, "reason": "no GPU"},
-        {"op": "gae", "backend": "eager", "available": True, "reason": ""},
+        {"op": op, "backend": backend, "available": not reason, "reason": reason, "note": note}
+        for op in ("gae", "loss")
+        for backend, reason, note in (("cuda", "no GPU", "untried"), ("eager", "", ""))
     ]
-    assert doctor._kernel_lines(rows) == [("gae", "eager  (cuda: no GPU)")]
+    lines = doctor._kernel_lines(rows)
+    assert [line.split() for line in lines[:2]] == [["gae", "eager"], ["loss", "eager"]]
+    assert lines[2:] == ["cuda: no GPU  [gae, loss]", "cuda: untried  [gae, loss]"]

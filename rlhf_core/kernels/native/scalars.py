@@ -9,6 +9,8 @@ from torch import Tensor
 from .. import extension
 from ..dispatch import Implementation, Op
 
+UNTRIED = "never run on a GPU: compiled for it, and tested on a CPU that emulates one"
+
 BUILT = extension.why_not() is None
 """Whether torch.ops.rlhf has the ops."""
 
@@ -25,4 +27,5 @@ def add(op: Op[..., Any], run: Callable[..., Any], wide: Callable[..., bool]) ->
         return "takes float32 and narrower, not float64" if wide(*args) else None
 
     op.add("cpu", Implementation(run, devices=("cpu",), unavailable=extension.why_not()))
-    op.add("cuda", Implementation(run, devices=("cuda",), refuses=refuses, unavailable=extension.cuda_why_not()))
+    cuda = Implementation(run, ("cuda",), refuses=refuses, unavailable=extension.cuda_why_not(), note=UNTRIED)
+    op.add("cuda", cuda)
