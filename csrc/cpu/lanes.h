@@ -288,6 +288,13 @@ RLHF_LANES void store_part(T* to, Pack<T> lanes, int64_t count, int64_t first = 
   memcpy(to, memory + first, count * sizeof(T));
 }
 
+// 0, 1, 2, …
+template <typename T>
+RLHF_LANES Pack<T> lane_numbers() {
+  static constexpr T numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(numbers);
+}
+
 // A byte a lane, 0 or 1, as a mask.
 template <typename T>
 RLHF_LANES PackMask<T> load_mask(const bool* from) {

@@ -1,5 +1,6 @@
-// All pairs of a prompt, a row at a time: one response against a vector of those ranked worse. The gradients of those
-// gather in the vector, its own is the row's sum. Compiled once an instruction set (isa.h).
+// All pairs of a prompt, a response at a time against a vector of the others: each of those is the better or the worse
+// of the pair, and gathers its own gradient in its lane. Every pair is met twice; the loss counts it once. Compiled once
+// an instruction set (isa.h).
 
 #include "ranking_loss.h"
 
@@ -11,42 +12,57 @@ using namespace ::rlhf::RLHF_ISA;
 
 namespace {
 
+// `count` lanes; the others hold whatever lies behind in memory, where there is any.
+template <typename T>
+RLHF_FN Pack<T> load_some(const T* from, int64_t count, int64_t left) {
+  return left >= Pack<T>::count ? load(from) : load_part(from, count);
+}
+
 template <typename T>
 void order_of(const RankingLoss<T>& task, int64_t first, int64_t last, int64_t* pairs) {
+  const Doubles one = Doubles::all_of(1);
   for (int64_t prompt = first; prompt < last; ++prompt) {
     const int64_t begin = task.cu_seqlens[prompt], end = task.cu_seqlens[prompt + 1];
-    int64_t total = 0;
-    for (int64_t j = begin; j < end; ++j) {
-      int64_t better = 0;
-      for (int64_t i = begin; i < end; ++i) better += task.ranks[i] < task.ranks[j];
+    double total = 0;
+    for (int64_t at = begin; at < end; at += Doubles::count) {
+      const int64_t count = end - at < Doubles::count ? end - at : Doubles::count;
+      const Doubles rank = load_some(task.ranks + at, count, task.responses - at);
+      Doubles better{};
+      for (int64_t i = begin; i < end; ++i) better = better + select(rank > task.ranks[i], one, Doubles{});
       // A rank that is not a number makes no pair.
-      task.order[j] = task.ranks[j] == task.ranks[j] ? static_cast<T>(better) : static_cast<T>(NAN);
-      total += better;
+      better = select(rank == rank, better, Doubles::all_of(NAN));
+      for (int64_t lane = 0; lane < count; ++lane) {
+        const double here = better[lane];
+        task.order[at + lane] = static_cast<T>(here);
+        total += here == here ? here : 0;
+      }
     }
-    pairs[prompt] = total;
+    pairs[prompt] = static_cast<int64_t>(total);
   }
 }
 
-// Rows [begin, end) against the columns [at, at + count), count ≤ L.
+// Responses [begin, end) against `count` of them, from `at`.
 template <typename T>
 RLHF_FN RankingSums block(const RankingLoss<T>& task, int64_t begin, int64_t end, int64_t at, int64_t count,
                           T weight) {
   using V = Pack<T>;
-  const PackMask<T> there = load_mask_part<T>(nullptr, count);
-  const V worse = load_part<T>(task.scores + at, count), order = load_part<T>(task.order + at, count);
-  const V rating = task.rating ? load_part<T>(task.rating + at, count) : V{};
+  const PackMask<T> there = lane_numbers<T>() < static_cast<T>(count);
+  const int64_t left = task.responses - at;
+  const V scores = load_some(task.scores + at, count, left), order = load_some(task.order + at, count, left);
+  const V rating = task.rating ? load_some(task.rating + at, count, left) : V{};
   V slopes{}, losses{}, right{};
-  for (int64_t row = begin; row < end; ++row) {
-    const PackMask<T> pair = both(there, order > task.order[row]);
-    const V margin = task.rating ? task.rating[row] - rating : V::all_of(task.margin);
-    const RankingTerm<V> term = ranking_term(V::all_of(task.scores[row]), worse, margin, task.center_coef);
-    losses = losses + select(pair, term.value, V{});
-    right = right + select(pair, term.right, V{});
-    slopes = slopes + select(pair, term.slope_worse, V{});
-    task.grad_scores[row] += static_cast<T>(sum(select(pair, term.slope_better, V{}))) * weight;
+  for (int64_t i = begin; i < end; ++i) {
+    const V score = V::all_of(task.scores[i]);
+    const PackMask<T> worse = both(there, order > task.order[i]), better = both(there, order < task.order[i]);
+    V margin = V::all_of(task.margin);
+    if (task.rating) margin = select(better, rating - task.rating[i], task.rating[i] - rating);
+    const RankingTerm<V> term =
+        ranking_term(select(better, scores, score), select(better, score, scores), margin, task.center_coef);
+    slopes = slopes + select(better, term.slope_better, select(worse, term.slope_worse, V{}));
+    losses = losses + select(worse, term.value, V{});
+    right = right + select(worse, term.right, V{});
   }
-  const V own = load_part<T>(task.grad_scores + at, count);
-  store_part<T>(task.grad_scores + at, own + slopes * weight, count);
+  store_part<T>(task.grad_scores + at, slopes * weight, count);
   return {sum(losses), sum(right)};
 }
 
@@ -56,10 +72,8 @@ void run(const RankingLoss<T>& task, int64_t first, int64_t last, const int64_t*
   constexpr int64_t L = Pack<T>::count;
   for (int64_t prompt = first; prompt < last; ++prompt) {
     const int64_t begin = task.cu_seqlens[prompt], end = task.cu_seqlens[prompt + 1];
-    for (int64_t i = begin; i < end; ++i) task.grad_scores[i] = 0;
+    const double share = pairs[prompt] ? 1 / static_cast<double>(pairs[prompt]) : 0;
     sums[prompt] = {0, 0};
-    if (pairs[prompt] == 0) continue;
-    const double share = 1 / static_cast<double>(pairs[prompt]);
     for (int64_t at = begin; at < end; at += L) {
       const int64_t count = end - at < L ? end - at : L;
       const RankingSums found = block<T>(task, begin, end, at, count, static_cast<T>(share / prompts));

@@ -12,6 +12,7 @@ namespace rlhf::cpu {
 
 template <typename T>
 struct RankingLoss {
+  int64_t responses;          // N
   const T* scores;            // [N]
   const int32_t* cu_seqlens;  // [P+1]
   const double* ranks;        // [N]
