@@ -30,7 +30,13 @@ pybind11::dict build_info() {
   info["compiler"] = compiler();
   info["torch"] = TORCH_VERSION;
   info["pybind11"] = RLHF_STRING(PYBIND11_VERSION_MAJOR) "." RLHF_STRING(PYBIND11_VERSION_MINOR);
+#ifdef RLHF_CUDA
+  info["cuda"] = RLHF_STRING(RLHF_CUDA);
+  info["arch_list"] = RLHF_ARCH_LIST;
+#else
   info["cuda"] = "none";
+  info["arch_list"] = "";
+#endif
   return info;
 }
 

@@ -1,7 +1,6 @@
 """``rlhf``: one word, then what that word understands.
 
-Only ``train``, ``pipeline``, ``report``, ``chat`` and ``doctor`` import anything heavy, and only once they run: help,
-``list`` and ``info`` read metadata and source text.
+Help, ``list`` and ``info`` read metadata and source text; the others import what is heavy, and only once they run.
 """
 
 import os
@@ -79,6 +78,12 @@ def _chat(rest: list[str]) -> int:
     return chat(rest)
 
 
+def _bench(rest: list[str]) -> int:
+    from rlhf_core.bench import main as bench  # measuring needs torch
+
+    return bench(rest)
+
+
 def _doctor(rest: list[str]) -> int:
     from rlhf_core import doctor  # imports every plugin, and torch with them
 
@@ -92,6 +97,7 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "info": listing.show_plugin,
     "report": _report,
     "chat": _chat,
+    "bench": _bench,
     "doctor": _doctor,
 }
 

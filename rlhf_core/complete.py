@@ -7,6 +7,7 @@ from rlhf_core.plugins import KINDS, available
 from rlhf_core.presets import options
 from rlhf_core.settings import PipelineSettings, TrainSettings
 
+BENCH = ("list", "run", "report", "compare", "step")
 _SETTINGS = {"train": TrainSettings, "pipeline": PipelineSettings}
 
 
@@ -27,6 +28,8 @@ def candidates(line: str) -> list[str] | None:
         return [text for text in (*KINDS, "--json") if text.startswith(word)]
     if command == "info":
         return [text for kind in KINDS for name in available(kind) if (text := f"{kind}={name}").startswith(word)]
+    if command == "bench":
+        return [text for text in BENCH if len(words) == 2 and text.startswith(word)]
     return []  # report and chat take folders: the shell's own completion
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "info": "one plugin: its fields, documentation, origin",
     "report": "one HTML file from a run, a pipeline, or a comparison of several",
     "chat": "talk to the result of a run",
+    "bench": "compare the kernels with eager PyTorch and others",
     "doctor": "what this machine can do, and what is broken",
 }
 GROUPS = {"train": (*KINDS, "experiment"), "pipeline": ("pipeline",)}
@@ -88,6 +89,44 @@ in the conversation
 examples
   rlhf chat runs/2026-01-31_12-00-00_default
   rlhf chat runs/2026-01-31_12-00-00_ppo --temperature 0.3 --seed 1""",
+    "bench": """usage: rlhf bench COMMAND [arguments]
+
+commands
+  list    ops, who computes them here, who does not and why, presets; [device=…] [dtype=…] [--json]
+  run     measure: prints rows as they come; exit code 1 if one of ours computes something else than the definition
+  report  FILE… --format md|csv|html [-o OUT]: tables for a README, all numbers, or a page with plots
+  compare A B [--fail-over 10%]: exit code 1 if one of ours got slower by more than that, in units of eager's time
+  step    [steps=5] [warmup=1] [out=FILE] [override …]: where a whole RL step's time goes; overrides as in rlhf train
+
+keys of run (lists: op=shaped_gae,ppo_loss)
+  op=         shaped_gae, ppo_loss, grpo_loss, ranking_loss, preference_loss (all that the presets have)
+  impl=       eager, vectorised, compile, definition, cpu, triton, cuda, torchrl, … (all that are here)
+  preset=     ci, rlhf-7b, grpo-long, dpo, ranking, gpu (ci)
+  shape=      such as 64x512, in place of the presets' shapes
+  dtype=      float32, bfloat16, float16, float64 (float32)
+  mode=       fwd, bwd, full: forward, backward or both (full)
+  lengths=    full, or ragged: sequences of different lengths (full)
+  device=     auto, cpu, cuda or cuda:N (auto)
+  threads=    CPU threads (torch's choice)
+  reps=       most repetitions of an implementation (200)
+  seconds=    most seconds of an implementation, three repetitions at least (1)
+  out=        the JSON file to write
+
+columns
+  eager is the sequence of ops that TRL, verl and OpenRLHF run, vectorised the best plain PyTorch, definition what
+  the kernels are tested against. × eager: ratio of medians. Peak MiB: above the inputs. Rate: the least bytes the op
+  has to move (or flops) through the median; of roof: share of what a copy of as many bytes does in the same
+  run; of DRAM: of a copy far larger than the caches. Error: from float64, relative, the definition's own beside it.
+  Launches: ATen ops, kernels on a GPU. First call: with what is compiled in it.
+
+examples
+  rlhf bench list
+  rlhf bench run op=shaped_gae preset=ci
+  rlhf bench run preset=rlhf-7b impl=eager,vectorised,cpu out=results.json
+  rlhf bench run op=ppo_loss shape=64x1024 mode=fwd,bwd,full dtype=float32,bfloat16
+  rlhf bench report results.json --format html
+  rlhf bench compare before.json after.json --fail-over 10%
+  rlhf bench step policy.hidden=256 algorithm.batch_size=32""",
     "doctor": """usage: rlhf doctor [--json]
 
 Versions, device, instruction set, how the extension was built, which backend each kernel has here and why another is

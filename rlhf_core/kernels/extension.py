@@ -4,6 +4,7 @@ import json
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +15,8 @@ RECORD = Path(__file__).parent.parent / "_build.json"
 @cache
 def why_not() -> str | None:
     """Load the extension, which registers its ops; why it cannot be, or None."""
-    try:
-        record = json.loads(RECORD.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    record = _record()
+    if record is None:
         return "not compiled; install with pip install --no-build-isolation ."
     if record["reason"]:
         return f"not compiled: {record['reason']}"
@@ -31,7 +31,10 @@ def why_not() -> str | None:
 
 
 def build_info() -> dict[str, object]:
-    """How the extension was built: isas, isa in use, compiler, torch, pybind11, cuda; empty where it is not loaded."""
+    """How the extension was built; empty where it is not loaded.
+
+    isas, isa in use, compiler, torch, pybind11, cuda (a version or "none"), arch_list (as in TORCH_CUDA_ARCH_LIST).
+    """
     return {} if why_not() else dict(import_module("rlhf_core._C").build_info())
 
 
@@ -41,8 +44,18 @@ def cuda_why_not() -> str | None:
     if reason := why_not():
         return reason
     if build_info()["cuda"] == "none":
-        return "compiled without CUDA"
+        cuda = (_record() or {}).get("cuda") or {}
+        return f"compiled without CUDA: {cuda['reason']}" if cuda.get("reason") else "compiled without CUDA"
     return None if torch.cuda.is_available() else "needs a CUDA device"
+
+
+def _record() -> dict[str, Any] | None:
+    """What setup.py wrote down, or None."""
+    try:
+        found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _minor(version: str) -> list[str]:

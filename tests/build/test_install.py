@@ -47,7 +47,8 @@ def test_wheel_holds_every_source_and_nothing_else(wheel: ZipFile) -> None:
 
 def test_wheel_says_why_there_is_no_extension(wheel: ZipFile) -> None:
     record = json.loads(wheel.read("rlhf_core/_build.json"))
-    assert record == {"reason": "switched off by RLHF_BUILD_EXTENSION=0 when it was installed", "torch": None}
+    reason = "switched off by RLHF_BUILD_EXTENSION=0 when it was installed"
+    assert record == {"reason": reason, "torch": None, "cuda": {"reason": reason, "version": None, "arch_list": []}}
 
 
 def test_every_entry_point_names_a_file_of_the_wheel(wheel: ZipFile) -> None:

@@ -1,0 +1,37 @@
+"""The sequence of ops that frameworks really run: what the others are compared with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlhf_core.bench.case import Case
+
+from . import eager_gae, eager_losses
+
+SEQUENCES: dict[str, Callable[[Case], Callable[[], dict[str, Tensor]]]] = {
+    "shaped_gae": eager_gae.shaped_gae,
+    "ppo_loss": eager_losses.ppo_loss,
+    "grpo_loss": eager_losses.grpo_loss,
+    "ranking_loss": eager_losses.ranking_loss,
+    "preference_loss": eager_losses.preference_loss,
+}
+
+
+@dataclass
+class Eager:
+    """What TRL, verl and OpenRLHF run, op by op; each sequence names its source."""
+
+    rlhf_api: ClassVar[int] = 1
+    kind: ClassVar[str] = "baseline"
+    ops: ClassVar[tuple[str, ...]] = tuple(SEQUENCES)
+
+    def why_not(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        """It runs anywhere."""
+        return None
+
+    def prepare(self, op: str, case: Case) -> Callable[[], dict[str, Tensor]]:
+        """The op's sequence."""
+        return SEQUENCES[op](case)
