@@ -44,7 +44,7 @@ setup(
         Extension(
             "rlhf_core._C",
             sources=csrc("*.cpp"),
-            depends=[*csrc("*.h"), *csrc("*.py")],  # so that an sdist has them
+            depends=[*csrc("*.h"), *csrc("*.cu"), *csrc("*.py")],  # so that an sdist has them
             optional=True,
         )
     ],

@@ -20,6 +20,7 @@ namespace {
 
 using at::Tensor;
 
+constexpr int64_t kPolicyTokensAThread = 16384;  // a token takes 2 ns here
 constexpr int64_t kChunk = 4096;  // tokens of a span where all have one weight: a thread's unit of work
 
 int64_t count_valid(const bool* mask, int64_t begin, int64_t end) {
@@ -73,7 +74,7 @@ cpu::PolicySums run(const cpu::PolicyLoss<T>& task, const std::vector<cpu::Polic
   for (const cpu::PolicySpan& span : spans) bounds.push_back(span.end);
   parallel_sequences(bounds.data(), static_cast<int64_t>(spans.size()), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) parts[i] = RLHF_DISPATCH(policy_loss, task, spans[i]);
-  });
+  }, kPolicyTokensAThread);
   cpu::PolicySums all{};
   for (const cpu::PolicySums& part : parts) {
     all.policy += part.policy;

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/Allocator.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -24,6 +25,7 @@ class Pool {
         void* block = found->second;
         free_.erase(found);
         kept_ -= bytes;
+        report(block, static_cast<int64_t>(bytes));
         return block;
       }
     }
@@ -32,10 +34,12 @@ class Pool {
 #ifdef MADV_HUGEPAGE
     madvise(block, bytes, MADV_HUGEPAGE);  // advice: where it is not taken, nothing is lost
 #endif
+    report(block, static_cast<int64_t>(bytes));
     return block;
   }
 
   void give(void* block, size_t bytes) {
+    report(block, -static_cast<int64_t>(bytes));
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (kept_ + bytes <= kKept) {
@@ -48,6 +52,11 @@ class Pool {
   }
 
  private:
+  // torch's profiler shows what tensors hold, as it does of torch's own allocator.
+  static void report(void* block, int64_t bytes) {
+    if (c10::memoryProfilingEnabled()) c10::reportMemoryUsageToProfiler(block, bytes, 0, 0, at::kCPU);
+  }
+
   std::mutex mutex_;
   std::multimap<size_t, void*> free_;
   size_t kept_ = 0;

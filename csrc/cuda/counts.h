@@ -1,5 +1,5 @@
-// A count, or sums, that a kernel needs whole before it starts: a small kernel before it leaves a part a block,
-// and every block of the kernel adds all parts up, which spares a launch in between.
+// A count, or sums, that a kernel needs whole before it starts: a small kernel before it leaves a part a
+// block, and every block of the kernel adds all parts up, which spares a launch in between.
 #pragma once
 
 #include "launch.h"

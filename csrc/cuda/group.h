@@ -14,8 +14,8 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
 __device__ __forceinline__ int warp() { return threadIdx.x / kLanes; }
 
-// One warp a sequence where sequences are short or many, a whole block where they are long and few. A block is
-// small where its warps do not wait for each other, so that the last ones leave less of the machine idle.
+// One warp a sequence where sequences are short or many, a whole block where they are long and few. A block
+// is small where its warps do not wait for each other, so that the last ones leave less of the machine idle.
 template <int kWarps>
 struct Group {
   static constexpr int kThreads = kWarps == 1 ? 128 : kWarps * kLanes;  // of a block
@@ -31,8 +31,8 @@ struct Group {
 
 constexpr int kLong = 8;  // warps of a block that has one sequence
 
-// Threads of a processor for which a kernel is compiled, that is 128 registers each. Left alone, ptxas may take
-// fewer and spill.
+// Threads of a processor for which a kernel is compiled, that is 128 registers each. Left alone, ptxas may
+// take fewer and spill.
 constexpr int kRoomy = 512;
 
 // 4096 sequences give each of 132 processors 31 warps: enough loads in flight without sharing a sequence.
@@ -40,8 +40,8 @@ inline bool warp_each(int64_t tokens, int64_t sequences) {
   return sequences >= 4096 || tokens <= 256 * sequences;
 }
 
-// Offsets cannot be checked without waiting for the device, so that bad ones are made harmless instead. They are
-// 32 bits wide, and so is the index of every token that they can reach.
+// Offsets cannot be checked without waiting for the device, so that bad ones are made harmless instead. They
+// are 32 bits wide, and so is the index of every token that they can reach.
 struct Bounds {
   int begin, end;
 };

@@ -1,4 +1,4 @@
-// A scalar argument: a number where the host knows it, a pointer where it lies on the device; nobody waits for it.
+// A scalar argument: a number where the host knows it, a pointer where it lies on the device.
 #pragma once
 
 namespace rlhf::cuda {

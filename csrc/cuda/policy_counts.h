@@ -1,4 +1,4 @@
-// What the weights of a policy loss divide by: tokens, or sequences with one (rlhf_core/kernels/aggregate.py).
+// What a policy loss's weights divide by: tokens, or sequences with one (rlhf_core/kernels/aggregate.py).
 #pragma once
 
 #include "counts.h"

@@ -1,6 +1,6 @@
 // The clipped policy loss, metrics and gradients in one pass (formula: rlhf_core/kernels/policy_loss.py).
 //
-// N packed tokens, B sequences, w_t a token's weight. Two kernels, after one that counts what weights divide by:
+// N packed tokens, B sequences, w_t a token's weight. Two kernels, after one that counts for the weights:
 //   tokens     every weight is the same: a thread takes four tokens at a time
 //     load       up to nine floats and the mask, 16 bytes a load where the pointers allow it
 //     compute    terms/policy.h; sums of four in float32, of threads and blocks in double
@@ -20,8 +20,9 @@
 namespace rlhf::cuda {
 namespace {
 
-// Tokens: as many blocks as run at once, so that none begins when others end, and each adds up the counts only
-// once. Sequences: a block each, for their lengths differ, up to as many as the last block adds up in passing.
+// Tokens: as many blocks as run at once, so that none begins when others end, and each adds up the counts
+// only once. Sequences: a block each, for their lengths differ, up to as many as the last block adds up in
+// passing.
 constexpr int kThreads = 128, kResident = 5;  // of a processor: up to 102 registers a thread
 constexpr int64_t kMaxBlocks = 2048;
 

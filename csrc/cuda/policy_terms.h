@@ -10,8 +10,8 @@ namespace rlhf::cuda {
 
 constexpr int kFew = 4;  // one load of 16 bytes, where the pointers allow it
 
-// The four tokens are first + i·step; those at `end` and after it are absent. kVector: step is 1, all are there,
-// and every pointer is aligned to four elements.
+// The four tokens are first + i·step; those at `end` and after it are absent. kVector: step is 1, all are
+// there, and every pointer is aligned to four elements.
 struct Place {
   int64_t first, step, end;
 };
@@ -142,8 +142,8 @@ struct SharedRatio {
   Ratio<float> ratio;
 };
 
-// Gradients of four tokens of one weight. The slope of a clipped objective by a shared ratio goes to few.slope
-// instead of the token's own gradient.
+// Gradients of four tokens of one weight. The slope of a clipped objective by a shared ratio goes to
+// few.slope instead of the token's own gradient.
 __device__ __forceinline__ Gradients terms_of(const PolicyLoss& task, const PolicyOptions<float>& options,
                                               const Tokens& tokens, const SharedRatio& shared, float weight,
                                               Few& few, Tally& tally) {

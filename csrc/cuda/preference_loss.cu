@@ -1,7 +1,7 @@
 // Losses on pairs of responses, metrics and gradients (formula: rlhf_core/kernels/preference_loss.py).
 //
-// B pairs, a thread a pair: load up to six floats, compute (terms/preference.h), store two gradients. Sums are of
-// doubles, in a fixed order. kto compares with means over the batch, which a kernel before finds.
+// B pairs, a thread a pair: load up to six floats, compute (terms/preference.h), store two gradients. Sums
+// are of doubles, in a fixed order. kto compares with means over the batch, which a kernel before finds.
 
 #include "preference_loss.h"
 

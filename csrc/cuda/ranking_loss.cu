@@ -1,7 +1,7 @@
 // The loss of a reward model on rankings, accuracy and gradient (formula: rlhf_core/kernels/ranking_loss.py).
 //
-// N responses, P prompts of K responses each. A warp or a block takes a prompt, after a kernel that counts the
-// prompts with a pair. A thread takes a response i and goes over all others, which the first-level cache holds:
+// N responses, P prompts of K responses each. A warp or a block takes a prompt, after a kernel that counts
+// the prompts with a pair. A thread takes a response i and goes over all others, which the cache holds:
 //   count    pairs in which i is the better one; the group adds them up, for the weight 1/(pairs·prompts)
 //   compute  terms/ranking.h of every pair that i is in; the loss takes it where i is the better one
 //   store    the gradient of s_i, whole: every pair is computed twice, nothing is added up between threads

@@ -32,7 +32,8 @@ __device__ __forceinline__ T block_merged(T mine) {
 }
 
 // Each block leaves its part and takes a ticket; the block with the last ticket merges all parts. True in its
-// thread 0, and `mine` is then the whole. The tickets have to begin at 0; T{} changes nothing it is merged with.
+// thread 0, and `mine` is then the whole. The tickets have to begin at 0; T{} changes nothing it is merged
+// with.
 template <int kThreads, typename T>
 __device__ __forceinline__ bool grid_merged(T& mine, T* parts, unsigned* ticket) {
   __shared__ bool last;

@@ -1,19 +1,20 @@
 // Advantages of packed sequences under a shaped reward, in one pass (formula: rlhf_core/kernels/gae.py).
 //
-// N packed tokens, B sequences, t a token, t⁺ the next valid one. The two recurrences of the formula are one in
-// what comes from ahead, U:
+// N packed tokens, B sequences, t a token, t⁺ the next valid one. The two recurrences of the formula are one
+// in what comes from ahead, U:
 //     U_t = γ·V_{t⁺} + γλ·A_{t⁺}     (score + γ·bootstrap at the last valid token)
 //     A_t = (r_t − V_t) + U_t
-// A valid token takes U to γλ·U + c, c = γλ·(r − V) + γ·V; a masked one leaves it. Such maps compose, so they scan.
+// A valid token takes U to γλ·U + c, c = γλ·(r − V) + γ·V; a masked one leaves it. Such maps compose: they
+// scan.
 //
 // A sequence is cut into tiles of 4 rows of 32 tokens, counted from its end. A warp takes a tile:
-//   load     a token a lane and row, so that any offset is read in whole lines; before the scan of the last tile
+//   load     a token a lane and row, so that any offset is read in whole lines; one tile ahead of the scan
 //   compute  the map of all later lanes of a row, by shuffles; then of later rows; then of the tile
 //   store    kl at once; A and A + V when U of the tile is known
-// Many sequences: a warp walks one. Few: eight warps take eight tiles of one and pass their maps through shared
-// memory. Both do the same arithmetic, so a sequence's advantages do not depend on what else is in the batch.
+// Many sequences: a warp walks one. Few: eight warps take eight tiles of one and pass their maps through
+// shared memory. The arithmetic is the same, so advantages do not depend on what else is in the batch.
 //
-// 4 rows: 16 loads of a lane in flight with values, rewards and log-probs, and four independent chains of shuffles.
+// 4 rows: up to 16 floats of a lane in flight, and four independent chains of shuffles.
 
 #include "shaped_gae.h"
 
@@ -70,15 +71,16 @@ __device__ __forceinline__ Tile load(const ShapedGae& task, int first, int begin
   return tile;
 }
 
-// What a tile is to the scan: r − V of each token, the map of all that is later in its tile, and the tile's own.
+// What a tile is to the scan: r − V of each token, the map of all that is later in its tile, and the tile's
+// own.
 struct Scanned {
   float gap[kRows];
   Map ahead[kRows];
   Map whole;
 };
 
-// Each map becomes that of all later lanes of its row, and `whole` that of the row. All rows side by side, for a
-// shuffle takes as long as five other instructions.
+// Each map becomes that of all later lanes of its row, and `whole` that of the row. All rows side by side,
+// for a shuffle takes as long as five other instructions.
 __device__ __forceinline__ void scan_rows(Map (&maps)[kRows], Map (&whole)[kRows]) {
 #pragma unroll
   for (int offset = 1; offset < kLanes; offset *= 2) {

@@ -24,6 +24,8 @@ POOL_BYTES, POOL = 64 * 2**20, range(3, 9)
 
 
 COPY = "copy of as many bytes"
+LARGE = 2**18
+"""Bytes from which a copy is more than a call."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ def _timed(
     }
     times = interleaved(pools | {COPY: copies}, mode, setting.clock, setting.budget)
     copy = copies[0].bytes / median(times[COPY]) * 1e3
+    row.noise = median(times[COPY]) / min(times[COPY])
+    if work.bytes > LARGE:  # no smaller copy is slower than one in DRAM
+        row.noise = max(row.noise, roofs.dram / copy)
     eager = times.get(EAGER)
     for one in ready:
         name = one.implementation.name

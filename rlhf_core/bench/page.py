@@ -63,7 +63,10 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
     cases: dict[str, list[Row]] = {}
     for row in rows:
         cases.setdefault(row.shown_shape, []).append(row)
-    return [Table(shape, [_cells(row) for row in members]) for shape, members in cases.items()]
+    return [
+        Table(shape + " (noisy: the machine was busy)" * any(row.noisy for row in members), [*map(_cells, members)])
+        for shape, members in cases.items()
+    ]
 
 
 def _cells(row: Row) -> tuple[list[str], str, str]:

@@ -61,6 +61,9 @@ def _markdown(results: Results) -> Iterator[str]:
             name = f"**{row.impl}**" if row.kind == "ours" else row.impl
             yield f"| {first} | {name} | {' | '.join(COLUMNS[column](row) for column in columns)} |"
         yield ""
+        noisy = dict.fromkeys(row.shown_shape for row in rows if row.noisy)
+        if noisy:
+            yield f"NOISY, the machine was busy: {', '.join(noisy)}.\n"
         yield from (f"`{row.impl}` FAILED {row.shown_shape}: {row.reason}\n" for row in rows if row.status == "failed")
     if results.absent:
         absent = dict.fromkeys(f"{entry['impl']} ({entry['reason']})" for entry in results.absent)

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import UserError
 
 FORMAT = 1
+NOISY = 3.0
 
 
 @dataclass
@@ -52,12 +53,19 @@ class Row:
     """the time at that roof through the median"""
     dram_share: float | None = None
     """the same with the copy that is far larger than the caches"""
+    noise: float = 1.0
+    """how much slower that copy was than it can be, in the rounds it took part in: what others on the machine cost"""
     error: float | None = None
     """from the float64 reference, relative to its largest value"""
     eager_error: float | None = None
     """of the eager definition in this dtype"""
     launches: int | None = None
     times_ms: list[float] = field(default_factory=list)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was so busy that the times say little."""
+        return self.noise > NOISY
 
     @property
     def case(self) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ class Table:
             copied = row.roof and row.bound == "bytes"
             roof = f"; copy of as many bytes {significant((row.roof or 0) / 1e9)} GB/s" if copied else ""
             self.line(f"\n{row.op} {row.shown_shape} {row.dtype} {row.mode}{roof}", "bold")
+            if row.noisy:
+                self.line(f"NOISY: the machine was busy, that copy took {row.noise:.0f} times as long as it can", "red")
             self.line(_cells(list(COLUMNS)), "dim")
         text = _cells([cell(row) for cell in COLUMNS.values()])
         if row.status == "failed":

@@ -56,8 +56,15 @@ def test_markdown_has_a_row_each_and_marks_ours(rows, tmp_path, bench):
     assert len({line.count("|") for line in lines}) == 1
     assert "| 64x512, float32, full | eager | 2 (1.8–2.2) |" in done.out
     assert "|  | **cpu** | 0.25 (0.225–0.275) |" in done.out and "| 8× |" in done.out
-    assert "FAILED 64x512: loss is off by 1e-3" in done.out
+    assert "FAILED 64x512: loss is off by 1e-3" in done.out and "NOISY" not in done.out
     assert "cuda (needs a CUDA device)" in done.out and "commit abc" in done.out
+
+
+def test_a_busy_machine_is_told(rows, tmp_path, bench):
+    file = save(tmp_path / "r.json", rows[0], replace(rows[1], noise=5.0))
+    assert "NOISY, the machine was busy: 64x512." in bench("report", file).out
+    bench("report", file, "--format", "html")
+    assert "64x512 (noisy: the machine was busy)" in (tmp_path / "r.html").read_text()
 
 
 def test_csv_has_every_number(rows, tmp_path, bench):

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from rlhf_core.kernels import extension
+
 ROOT = Path(__file__).parents[2]
 NVCC = """#!/bin/sh
 case $1 in
@@ -151,3 +153,28 @@ def test_what_was_built_is_recorded(
     assert json.loads(record.read_text())["cuda"] == {
         "reason": None, "version": "13.0", "arch_list": ["8.0+PTX", "9.0a", "10.0"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("problem", "cuda", "record", "reason"),
+    [
+        ("not compiled: no compiler", "none", {}, "not compiled: no compiler"),
+        (None, "none", {"cuda": {"reason": "no CUDA toolkit"}}, "compiled without CUDA: no CUDA toolkit"),
+        (None, "none", {}, "compiled without CUDA"),
+        (None, "13.0", {}, "needs a CUDA device"),
+    ],
+)
+def test_why_the_cuda_kernels_cannot_run(
+    problem: str | None,
+    cuda: str,
+    record: dict[str, object],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(extension, "why_not", lambda: problem)
+    monkeypatch.setattr(extension, "build_info", lambda: {"cuda": cuda})
+    monkeypatch.setattr(extension, "RECORD", tmp_path / "_build.json")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    extension.RECORD.write_text(json.dumps(record))
+    assert extension.cuda_why_not.__wrapped__() == reason

@@ -6,6 +6,8 @@ The Triton kernels run on a GPU, or interpreted in a process of their own:
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf_core import kernels
+from rlhf_core.batch import offsets
+from rlhf_core.kernels import triton as triton_backend
 
 from .cases import LEARNT, OPTIONS, Case, build, choices, compare, covering
 from .conftest import reason_without
@@ -141,6 +145,25 @@ def test_masked_slots_never_leak(target: Target, dirt: float) -> None:
             assert tensor.shape != mask.shape or not tensor[~mask].any(), name
 
 
+@targets(("shaped_gae",))
+def test_infinite_kl_without_a_price(target: Target) -> None:
+    logprobs, ref = torch.tensor([0.0, -1.0, -2.0]), torch.tensor([-torch.inf, -1.0, -1.0])
+    call = {"scores": torch.ones(1), "values": torch.zeros(3), "cu_seqlens": offsets([3])}
+    found = target.run(Case("shaped_gae", call | {"logprobs": logprobs, "ref_logprobs": ref}))
+    assert found["kl"].tolist() == [torch.inf, 0.0, -1.0] and found["advantages"].isfinite().all()
+
+
+@targets(("shaped_gae",))
+def test_variance_of_far_away_numbers(target: Target) -> None:
+    """CORRECTNESS 8: E[x²] − E[x]² in float32 would give 0 or less."""
+    lengths = [160, 1, 1] if INTERPRETED else [3000, *[1] * 1000]
+    values, mask = 10_000 + torch.randn(sum(lengths)), torch.rand(sum(lengths)) < 0.6
+    call = {"scores": torch.zeros(len(lengths)), "values": values, "cu_seqlens": offsets(lengths), "mask": mask}
+    found = target.run(Case("shaped_gae", call | {"gamma": 0.0}))
+    assert found["var"].item() == pytest.approx(values[mask].double().var(unbiased=False).item(), rel=1e-4)
+    assert found["mean"].item() == pytest.approx(-values[mask].double().mean().item(), rel=1e-7)
+
+
 @targets()
 def test_strides(target: Target) -> None:
     """Neither contiguous nor aligned: not a bit changes."""
@@ -224,8 +247,6 @@ def test_no_matter_what_else_is_in_the_batch(target: Target) -> None:
 
 
 def _sequences(case: Case, lengths: list[int], order: list[int]) -> Case:
-    from rlhf_core.batch import offsets
-
     def picked(name: str, x: Tensor) -> Tensor:
         if name == "cu_seqlens":
             return offsets([lengths[b] for b in order])
@@ -284,3 +305,25 @@ def test_compiles_whole_with_two_sizes(target: Target) -> None:
             assert torch.equal(found, wanted)
         graphs.append(counter.frame_count)
     assert graphs[0] == graphs[1]
+
+
+def test_why_triton_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_backend, "INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(triton_backend, "find_spec", lambda name: name)
+    assert triton_backend.why_not() == "needs a CUDA device (or TRITON_INTERPRET=1 for tests)"
+    monkeypatch.setattr(triton_backend, "find_spec", lambda name: None)
+    assert triton_backend.why_not() == "triton is not installed; pip install triton"
+
+    def fail(name: str) -> None:
+        raise ImportError("no tl.gather\n in this triton")
+
+    monkeypatch.setattr(triton_backend, "import_module", fail)
+    found = triton_backend._implementation("shaped_gae", None)
+    assert found.unavailable == "cannot be loaded: no tl.gather in this triton"
+
+
+def test_triton_is_not_imported_where_it_cannot_run() -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "0"}
+    script = "import sys; from rlhf_core import kernels; assert 'triton' not in sys.modules; kernels.status()"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)

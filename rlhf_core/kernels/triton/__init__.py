@@ -25,7 +25,7 @@ MODULES: dict[str, tuple[Op[..., Any], ...]] = {
     "ranking_loss": (RANKING_LOSS,),
     "preference_loss": (PREFERENCE_LOSS,),
 }
-"""A module has ``run``, which takes what the op's eager definition takes, and may have ``refuses`` (``dispatch.py``)."""
+"""A module has ``run``, which takes what the eager definition takes, and may have ``refuses`` (``dispatch.py``)."""
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)

@@ -11,7 +11,7 @@ Number = float | Tensor
 def launch(kernel: Any, programs: int, like: Tensor, *arguments: object, **options: object) -> None:
     """Run ``programs`` instances on ``like``'s device; none at all where there is nothing to do."""
     if programs:
-        with torch.cuda.device_of(like):
+        with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
             kernel[(programs,)](*arguments, **options, enable_fp_fusion=True)  # its default depends on the version
 
 

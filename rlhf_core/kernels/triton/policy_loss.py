@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``ppo_loss`` and ``grpo_loss``: loss, metrics and gradients in one pass over the tokens (``policy_loss.py``).
 
 N packed tokens, B sequences, P programs, w_t a token's weight (``aggregate.py``), ℓ_t a log-ratio.
@@ -81,8 +81,8 @@ def policy_loss_kernel(
 ):  # fmt: skip
     """Gradients, and this program's part of every column.
 
-    cu_seqlens: None where programs take blocks; log_ratios: one a sequence (GSPO), or None; denominator: of the weights,
-    or None where it is the sum of counts.
+    cu_seqlens: None where programs take blocks; log_ratios: one a sequence (GSPO), or None; denominator: of the
+    weights, or None where it is the sum of counts.
     """
     SHARED: tl.constexpr = log_ratios is not None and not CISPO  # one slope a sequence
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
@@ -193,22 +193,25 @@ def policy_loss(
     kl_coef: float, shift_mean: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss, metrics ``[9]``, and the gradients of logprobs, values and entropy (``[0]`` where not given)."""
-    tokens = len(logprobs)
+    tokens, by_sequence = len(logprobs), "sequence" in (level, aggregate)
     first = (logprobs, old_logprobs, advantages, mask, values, old_values, returns, entropy, ref_logprobs, importance)
     given = [dense(x) for x in first]
     gradients = [logprobs.new_empty(0 if x is None else tokens) for x in (logprobs, values, entropy)]
-    sequence_counts = log_ratios = offsets = None
-    if "sequence" in (level, aggregate) and cu_seqlens is not None:
-        offsets = cu_seqlens.contiguous()
-        sequence_counts, log_ratios = _sequences(given, offsets, level == "sequence")
+    offsets = dense(cu_seqlens) if by_sequence else None
+    sequence_counts = log_ratios = None
+    programs = min(triton.cdiv(tokens, BLOCK), MOST_PROGRAMS)
+    if offsets is not None:
         programs = len(offsets) - 1
-    else:
-        programs = min(triton.cdiv(tokens, BLOCK), MOST_PROGRAMS)
+        sequence_counts = torch.empty(programs, dtype=torch.int32, device=logprobs.device)
+        log_ratios = logprobs.new_empty(programs) if level == "sequence" else None
+        some = (given[0], given[1], given[3], offsets, sequence_counts, log_ratios, tokens)
+        launch(sequences_kernel, programs, logprobs, *some, BLOCK=BLOCK, num_warps=4)
     total, counts = argument(denominator), None
-    if denominator is None and aggregate == "token" and mask is None:
-        total = float(max(tokens, 1))
+    counted = sequence_counts if aggregate == "sequence" else given[3]
+    if denominator is None and counted is not None:
+        counts = sums.count_nonzero(counted)
     elif denominator is None:
-        counts = sums.count_nonzero(given[3] if aggregate == "token" else sequence_counts)
+        total = float(max(tokens, 1))
     parts = logprobs.new_empty(COLUMNS + 1, programs)
     tensors = (*given, offsets, sequence_counts, log_ratios, argument(mean), argument(var), total, counts)
     clips = (1 - clip_low, 1 + clip_high, dual_clip, value_clip)
@@ -219,16 +222,7 @@ def policy_loss(
         WEIGH_SEQUENCES=aggregate == "sequence", BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     loss, metrics = sums.finish(parts, COLUMNS, FIRST_MEAN, RATIO_MAX)
-    return loss, metrics, *gradients
-
-
-def _sequences(given: list[Tensor | None], offsets: Tensor, ratios: bool) -> tuple[Tensor, Tensor | None]:
-    logprobs, old_logprobs, _, mask, *_ = given
-    counts = torch.empty(len(offsets) - 1, dtype=torch.int32, device=offsets.device)
-    log_ratios = torch.empty_like(counts, dtype=torch.float32) if ratios else None
-    tensors = (logprobs, old_logprobs, mask, offsets, counts, log_ratios)
-    launch(sequences_kernel, len(counts), offsets, *tensors, len(logprobs), BLOCK=BLOCK, num_warps=4)
-    return counts, log_ratios
+    return loss, metrics, gradients[0], gradients[1], gradients[2]
 
 
 def _shapes(logprobs: Tensor, *rest: object) -> tuple[Tensor, ...]:
@@ -237,20 +231,18 @@ def _shapes(logprobs: Tensor, *rest: object) -> tuple[Tensor, ...]:
     return logprobs.new_empty(()), logprobs.new_empty(len(METRICS)), *gradients
 
 
-_call = register(policy_loss, _shapes, learnt=(0, 4, 7))
+_call = register(policy_loss, _shapes, learnt=[Terms._fields.index(name) for name in ("logprobs", "values", "entropy")])
+OPTIONS = Terms._fields.index("objective")
 
 
 def run(x: Terms) -> tuple[Tensor, Metrics]:
     """What ``policy_loss.py`` defines."""
-    fixed = {name: constant(getattr(x, name)) for name in FIXED}
-    cast = {name: learnt(getattr(x, name)) for name in LEARNT}
-    numbers = {name: scalar(getattr(x, name)) for name in ("mean", "var", "denominator")}
-    loss, metrics = _call(*x._replace(**fixed, **cast, **numbers))
+    loss, metrics = _call(
+        learnt(x.logprobs), constant(x.old_logprobs), constant(x.advantages), x.mask, learnt(x.values),
+        constant(x.old_values), constant(x.returns), learnt(x.entropy), constant(x.ref_logprobs),
+        constant(x.importance), x.cu_seqlens, scalar(x.mean), scalar(x.var), scalar(x.denominator), *x[OPTIONS:],
+    )  # fmt: skip
     return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
-
-
-LEARNT = ("logprobs", "values", "entropy")
-FIXED = ("old_logprobs", "advantages", "old_values", "returns", "ref_logprobs", "importance")
 
 
 def refuses(x: Terms) -> str | None:

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``preference_loss``: loss, metrics and gradients of pairs in one pass (``preference_loss.py``).
 
 B pairs, P programs; c, r the log-ratios of the chosen and the rejected response, divided by their lengths where given.
@@ -125,7 +125,7 @@ def preference_loss(
     options = {"KIND": kind, "BLOCK": BLOCK, "MOST_PROGRAMS": MOST_PROGRAMS, "num_warps": 4}
     launch(preference_loss_kernel, programs, chosen, *tensors, pairs, beta, label_smoothing, margin, **options)
     loss, metrics = sums.finish(parts, 1 + len(METRICS))
-    return loss, metrics, *gradients
+    return loss, metrics, gradients[0], gradients[1]
 
 
 def _shapes(chosen: Tensor, *rest: object) -> tuple[Tensor, ...]:

@@ -1,12 +1,12 @@
-# mypy: allow-untyped-defs
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``ranking_loss``: one program a prompt, which goes over its pairs in tiles (``ranking_loss.py``).
 
 N responses, P prompts, K responses of one prompt, S prompts that have an untied pair.
 
     ∂loss/∂s_i = 1/(pairs·S)·(Σ_j [i better than j]·∂term_ij/∂s_i + [j better than i]·∂term_ji/∂s_i)
 
-A tile holds rows i and columns j; each row sums both kinds of pairs it is in, so a pair is computed twice and no gradient
-is added to by two rows. Pairs are counted first: their number, and S, divide every term.
+A tile holds rows i and columns j; each row sums both kinds of pairs it is in, so a pair is computed twice and no
+gradient is added to by two rows. Pairs are counted first: their number, and S, divide every term.
 """
 
 import torch

@@ -1,4 +1,5 @@
-"""Ops of the namespace ``rlhf_triton``, so that torch.compile and opcheck know them; with autograd where they are losses.
+# mypy: allow-untyped-calls
+"""Ops of the namespace ``rlhf_triton``, so that torch.compile and opcheck know them; losses with their autograd.
 
 By hand rather than ``torch.library.custom_op`` and ``register_autograd``, which go through the schema on every call:
 150 µs for policy_loss, measured, where a kernel takes 10.
@@ -21,8 +22,8 @@ def register(compute: Callable[..., Any], shapes: Callable[..., Any], learnt: Se
     Args:
         compute: runs the kernels; gives new dense tensors.
         shapes: gives empty tensors as ``compute`` does, for tracing.
-        learnt: positions of the arguments that have a gradient. The first output is then a scalar loss, and the last ones
-            are these arguments' gradients for an upstream gradient of 1.
+        learnt: positions of the arguments that have a gradient. The first output is then a scalar loss, and the last
+            ones are these arguments' gradients for an upstream gradient of 1.
 
     Returns:
         What calls it and gives the outputs that are not gradients.

@@ -1,8 +1,8 @@
-# mypy: allow-untyped-defs
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``shaped_gae``: one program a sequence, which it walks from its end, BLOCK tokens at a time (``gae.py``).
 
-N packed tokens, B sequences, t a token, t⁺ the next valid one. With H_t = γ(1−λ)·V_t + γλ·(A_t + V_t) the recursion needs
-nothing but a token's own numbers:
+N packed tokens, B sequences, t a token, t⁺ the next valid one. With H_t = γ(1−λ)·V_t + γλ·(A_t + V_t) the recursion
+needs nothing but a token's own numbers:
 
     H_t = γ(1−λ)·V_t + γλ·r_t + γλ·H_{t⁺}        after the last valid token H = score + γ·bootstrap
     A_t = r_t + H_{t⁺} − V_t
@@ -97,7 +97,7 @@ def shaped_gae_kernel(
 
         # Sums about the first number of each lane, which is one of those summed: so no more is cancelled than the
         # number of blocks, however far from 0 the advantages are.
-        first = tl.where(valid & (count == 0), advantage, first)
+        first = tl.where(count == 0, advantage, first)
         distance = tl.where(valid, advantage - first, 0.0)
         total += distance
         squares += distance * distance

@@ -1,8 +1,8 @@
 // The part of CUDA that csrc/cuda/ uses, for g++: the same sources on the host, a thread of a block a fiber.
 //
-// First in the include path, it stands in for the toolkit's header. Blocks run one after another, and the threads
-// of one take turns at barriers and shuffles (emulator.cpp), both in an order that the caller chooses: a result
-// that depends on it shows a race. A barrier that not all threads reach is an error, not a hang.
+// First in the include path, it stands in for the toolkit's header. Blocks run one after another, and the
+// threads of one take turns at barriers and shuffles (emulator.cpp), both in an order that the caller
+// chooses: a result that depends on it shows a race. A barrier that not all threads reach is an error.
 #pragma once
 
 #include <math.h>

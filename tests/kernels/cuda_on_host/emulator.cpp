@@ -56,7 +56,8 @@ void enter() {
   _longjmp(scheduler, 1);
 }
 
-// setjmp and longjmp between fibers, for swapcontext calls the system; a context is made once, to get a stack.
+// setjmp and longjmp between fibers, for swapcontext calls the system; a context is made once, to get a
+// stack.
 void resume(int thread) {
   current = thread;
   threadIdx = {static_cast<unsigned>(thread), 0, 0};

@@ -4,6 +4,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ NAN = float("nan")
 
 def why_not() -> str | None:
     """Why it cannot be compiled here, or None."""
+    if not sys.platform.startswith("linux"):
+        return "its fibers need Linux"
     return None if shutil.which("g++") else "no g++ to compile the CUDA sources for the host with"
 
 
