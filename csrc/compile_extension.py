@@ -133,7 +133,9 @@ def _write_ninja(sources: Path, library: Path, target: Path, cuda: Toolkit | Non
             if name.startswith("cpu/") and not name.endswith(("_op.cpp", "isa.cpp", "pool.cpp")):  # a kernel: plain C++
                 for isa, flags in isas.items():
                     # Vectors are passed within one object only, so how other compilers pass them is no matter.
-                    compile_one(source, f"{name}.{isa}", f"{flags} -Wno-psabi -DRLHF_ISA={isa}")
+                    compile_one(
+                        source, f"{name}.{isa}", f"{flags} -Wno-psabi -Wno-maybe-uninitialized -DRLHF_ISA={isa}"
+                    )
             else:
                 # -isystem: warnings are about this code alone.
                 folders = [*python, *(include_paths() if name != "cpu/isa.cpp" else [])]

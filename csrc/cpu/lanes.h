@@ -94,7 +94,7 @@ struct Pack {
 
   static RLHF_MEMBER Pack all_of(T x) {
     Pack lanes;
-#define RLHF_DO(p) lanes.p = Native{} + x;
+#define RLHF_DO(p) lanes.p = x - Native{};  /* x + 0 would be an addition: it turns −0 into 0 */
     RLHF_EACH(RLHF_DO)
 #undef RLHF_DO
     return lanes;
@@ -295,17 +295,44 @@ RLHF_LANES Pack<T> lane_numbers() {
   return load(numbers);
 }
 
+// As many bytes as a vector has lanes, each 0 or 1, as numbers. Intrinsics where GCC 12 would go lane by lane.
+template <typename Mask>
+RLHF_LANES typename Mask::Native widened_bytes(const bool* from) {
+#if RLHF_WIDTH == 64
+  if constexpr (Mask::width == 16) {
+    __m128i bytes;
+    memcpy(&bytes, from, 16);
+    return (typename Mask::Native)_mm512_cvtepi8_epi32(bytes);
+  } else {
+    int64_t bytes;
+    memcpy(&bytes, from, 8);
+    return (typename Mask::Native)_mm512_cvtepi8_epi64(_mm_cvtsi64_si128(bytes));
+  }
+#elif RLHF_WIDTH == 32
+  if constexpr (Mask::width == 8) {
+    int64_t bytes;
+    memcpy(&bytes, from, 8);
+    return (typename Mask::Native)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes));
+  } else {
+    int32_t bytes;
+    memcpy(&bytes, from, 4);
+    return (typename Mask::Native)_mm256_cvtepi8_epi64(_mm_cvtsi32_si128(bytes));
+  }
+#else
+  typedef int8_t Bytes __attribute__((vector_size(Mask::width)));
+  Bytes bytes;
+  memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, typename Mask::Native);
+#endif
+}
+
 // A byte a lane, 0 or 1, as a mask.
 template <typename T>
 RLHF_LANES PackMask<T> load_mask(const bool* from) {
-  using Mask = PackMask<T>;
-  typedef int8_t Bytes __attribute__((vector_size(Mask::width)));
-  Mask mask;
-  Bytes bytes;
-#define RLHF_DO(p)                                                             \
-  memcpy(&bytes, from, sizeof bytes);                                          \
-  mask.p = __builtin_convertvector(bytes, typename Mask::Native) != 0;         \
-  from += Mask::width;
+  PackMask<T> mask;
+#define RLHF_DO(p)                                \
+  mask.p = widened_bytes<PackMask<T>>(from) != 0; \
+  from += PackMask<T>::width;
   RLHF_EACH(RLHF_DO)
 #undef RLHF_DO
   return mask;

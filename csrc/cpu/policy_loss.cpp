@@ -13,6 +13,7 @@ using namespace ::rlhf::RLHF_ISA;
 namespace {
 
 constexpr int64_t kBlock = 512;
+constexpr int64_t kAhead = 256;  // tokens prefetched
 
 template <typename V>
 struct LaneSums {
@@ -62,7 +63,11 @@ RLHF_FN void step(const PolicyLoss<T>& task, const Span<T>& span, int64_t at, in
   }
   // 0 where masked: nothing that a masked slot holds goes further.
   const auto kept = [&](V x) { return masked || part ? select(valid, x, V{}) : x; };
-  const auto take = [&](const T* from) { return kept(part ? load_part<T>(from + at, count) : load<T>(from + at)); };
+  const auto take = [&](const T* from) {
+    // Up to ten streams at once are more than the processor follows by itself.
+    __builtin_prefetch(from + at + kAhead);
+    return kept(part ? load_part<T>(from + at, count) : load<T>(from + at));
+  };
   const auto give = [&](T* to, V x) { part ? store_part<T>(to + at, x, count) : store<T>(to + at, x); };
   const V one = V::all_of(1);
 

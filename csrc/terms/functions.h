@@ -82,7 +82,7 @@ RLHF_FN V clamp(V x, V low, V high) {
 // The same number in every lane.
 template <typename V>
 RLHF_FN V all(Scalar<V> x) {
-  return V{} + x;
+  return x - V{};  // not V{} + x, an addition: it turns −0 into 0
 }
 
 // −log σ(x) and σ(−x) = −d/dx of it.

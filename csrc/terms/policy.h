@@ -30,8 +30,8 @@ struct Ratio {
 
 template <typename V>
 RLHF_FN Ratio<V> ratio_of(V difference) {
-  const V limit = V{} + Scalar<V>(kLogRatioLimit);
-  const V log_ratio = clamp(difference, V{} - limit, limit);
+  const V limit = all<V>(kLogRatioLimit);
+  const V log_ratio = clamp(difference, -limit, limit);
   const Exp<V> exp = exp_of(log_ratio);
   return {exp.value, exp.minus_one - log_ratio, log_ratio == difference};
 }
@@ -46,7 +46,7 @@ struct Objective {
 template <typename V>
 RLHF_FN Objective<V> objective_of(const Ratio<V>& ratio, V advantage, V logprob,
                                   const PolicyOptions<Scalar<V>>& options) {
-  const V bounded = clamp(ratio.value, V{} + options.low, V{} + options.high);
+  const V bounded = clamp(ratio.value, all<V>(options.low), all<V>(options.high));
   if (options.cispo) {
     const V weight = bounded * advantage;
     return {weight * logprob, weight, bounded != ratio.value};

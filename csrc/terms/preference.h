@@ -42,7 +42,7 @@ RLHF_FN PreferenceTerm<V> preference_term(V c, V r, const PreferenceOptions<Scal
   const V h = (c - r) * beta - options.margin;
   switch (options.kind) {
     case PreferenceKind::hinge: {
-      const V slope = select(h < 1, V{} + beta, V{});
+      const V slope = select(h < 1, all<V>(beta), V{});
       return {select(h < 1, 1 - h, V{}), -slope, slope};
     }
     case PreferenceKind::ipo: {
