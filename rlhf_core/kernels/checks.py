@@ -74,5 +74,7 @@ def one_of(value: str, name: str, choices: tuple[str, ...]) -> None:
 
 def statistics_dtype(*tensors: Tensor | None) -> torch.dtype:
     """What losses, log-probs and statistics of these inputs are computed in: float32, or float64 where one is."""
-    wide = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if wide else torch.float32
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Generic, ParamSpec, TypedDict, TypeVar
 
 import torch
@@ -70,6 +71,11 @@ class Implementation(Generic[P, R]):
     unavailable: str | None = None
     note: str = ""
 
+    @cached_property
+    def not_here(self) -> str:
+        """Why it does not take a tensor of another device."""
+        return f"runs on {' and '.join(self.devices)} alone"
+
     def elsewhere(self, like: Tensor) -> bool:
         """Whether it is for other devices than that of this tensor."""
         return bool(self.devices) and like.device.type not in self.devices
@@ -77,7 +83,7 @@ class Implementation(Generic[P, R]):
     def why_not(self, like: Tensor, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Why it cannot compute this call, or None."""
         if self.elsewhere(like):
-            return f"runs on {' and '.join(self.devices)}, not on {like.device.type}"
+            return self.not_here
         if self.unavailable:
             return self.unavailable
         if self.dtypes and like.dtype not in self.dtypes:

@@ -29,7 +29,10 @@ from .conftest import reason_without
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:  # numpy, which then computes, speaks up where a GPU gives infinity
-    pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+    pytestmark = [
+        pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+        pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # triton 3.6 with numpy 2.3
+    ]
 
 # Around the widths of vectors, warps and blocks. The interpreter scans a token at a time in Python, in blocks of 32.
 REAL = [[129, 0, 1, 3], [127, 128, 0], [1], [0, 5, 0, 2, 17], [16, 15, 33], [513, 2]]

@@ -19,7 +19,10 @@ import triton.language as tl  # noqa: E402
 
 from rlhf_core.kernels.triton import policy_loss, preference_loss, shaped_gae, sums, terms  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where a GPU gives infinity
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy's, where a GPU gives infinity
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # triton 3.6 with numpy 2.3
+]
 
 
 @triton.jit

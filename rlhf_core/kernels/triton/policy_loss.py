@@ -52,6 +52,13 @@ def _read(x, token, inside, valid):
 
 
 @triton.jit
+def _share(sequence_counts, sequence):
+    """1/n_b."""
+    count = tl.load(sequence_counts + sequence)
+    return 1 / tl.where(count > 0, count, 1).to(tl.float32)
+
+
+@triton.jit
 def sequences_kernel(logprobs, old_logprobs, mask, cu_seqlens, counts, log_ratios, N, BLOCK: tl.constexpr):
     """n_b of each sequence and, where there is room for it, the mean of ℓ over its valid tokens."""
     sequence = tl.program_id(0).to(tl.int64)
@@ -90,12 +97,9 @@ def policy_loss_kernel(
     if cu_seqlens is not None:
         first, last = _bounds(cu_seqlens, program, N)
         step = BLOCK
-    weight, share = sums.weight(denominator, counts, count_programs), 1.0
-    if cu_seqlens is not None:
-        valid_here = tl.load(sequence_counts + program)
-        share = 1 / tl.where(valid_here > 0, valid_here, 1).to(tl.float32)
+    weight = sums.weight(denominator, counts, count_programs)
     if WEIGH_SEQUENCES:
-        weight *= share
+        weight *= _share(sequence_counts, program)
     if mean is not None:
         centre = sums.number(mean)
         scale = tl.rsqrt(sums.number(var) + 1e-8)
@@ -155,7 +159,7 @@ def policy_loss_kernel(
             tl.store(grad_entropy + token, tl.where(valid, -weight * entropy_coef, 0.0), mask=inside)
 
     if SHARED:
-        common = -share * tl.sum(slopes)
+        common = -_share(sequence_counts, program) * tl.sum(slopes)
         for start in range(first, last, step):
             token = start + tl.arange(0, BLOCK)
             inside = token < last
