@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..policy_loss import METRICS, Metrics, Terms
-from . import sums, terms
+from . import ragged, sums, terms
 from .launch import argument, constant, dense, launch, learnt, scalar
 from .registration import register
 
@@ -27,14 +27,6 @@ MOST_PROGRAMS = 8192  # a dozen waves of a large GPU, so that the last one costs
 COLUMNS = 1 + len(METRICS)  # the loss goes first; one more column counts the valid tokens
 FIRST_MEAN = 1 + METRICS.index("approx_kl")
 RATIO_MAX = 1 + METRICS.index("ratio_max")
-
-
-@triton.jit
-def _bounds(cu_seqlens, sequence, N):
-    """Of a sequence. What they hold cannot be checked without synchronising, so it is made harmless."""
-    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence).to(tl.int64), 0), N)
-    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence + 1).to(tl.int64), begin), N)
-    return begin, end
 
 
 @triton.jit
@@ -62,7 +54,7 @@ def _share(sequence_counts, sequence):
 def sequences_kernel(logprobs, old_logprobs, mask, cu_seqlens, counts, log_ratios, N, BLOCK: tl.constexpr):
     """n_b of each sequence and, where there is room for it, the mean of ℓ over its valid tokens."""
     sequence = tl.program_id(0).to(tl.int64)
-    begin, end = _bounds(cu_seqlens, sequence, N)
+    begin, end = ragged.bounds(cu_seqlens, sequence, N)
     count, total = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.float32)
     for start in range(begin, end, BLOCK):
         token = start + tl.arange(0, BLOCK)
@@ -95,7 +87,7 @@ def policy_loss_kernel(
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     first, last, step = program * BLOCK, N, programs * BLOCK
     if cu_seqlens is not None:
-        first, last = _bounds(cu_seqlens, program, N)
+        first, last = ragged.bounds(cu_seqlens, program, N)
         step = BLOCK
     weight = sums.weight(denominator, counts, count_programs)
     if WEIGH_SEQUENCES:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..policy_loss import Number
-from . import sums, terms
+from . import ragged, sums, terms
 from .launch import argument, constant, dense, launch, learnt, scalar
 from .registration import register
 
@@ -25,18 +25,10 @@ WARPS = 1
 
 
 @triton.jit
-def _bounds(cu_seqlens, prompt, N):
-    """Of a prompt. What they hold cannot be checked without synchronising, so it is made harmless."""
-    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + prompt).to(tl.int64), 0), N)
-    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + prompt + 1).to(tl.int64), begin), N)
-    return begin, end
-
-
-@triton.jit
 def pairs_kernel(ranks, cu_seqlens, pairs, N, BLOCK: tl.constexpr):
     """``[P]`` the number of a prompt's untied pairs."""
     prompt = tl.program_id(0).to(tl.int64)
-    begin, end = _bounds(cu_seqlens, prompt, N)
+    begin, end = ragged.bounds(cu_seqlens, prompt, N)
     found = tl.zeros([BLOCK], tl.int32)
     for first in range(begin, end, BLOCK):
         i = first + tl.arange(0, BLOCK)
@@ -56,7 +48,7 @@ def ranking_loss_kernel(
 ):  # fmt: skip
     """The gradient of a prompt's scores, and its part of loss and accuracy."""
     prompt, prompts = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    begin, end = _bounds(cu_seqlens, prompt, N)
+    begin, end = ragged.bounds(cu_seqlens, prompt, N)
     paired = tl.load(pairs + prompt)
     weight = sums.weight(denominator, counts, count_programs) / tl.where(paired > 0, paired, 1).to(tl.float32)
     loss, right = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gae import GAE
-from . import INTERPRETED, terms
+from . import INTERPRETED, ragged, terms
 from .launch import dense, launch
 from .registration import register
 
@@ -54,9 +54,7 @@ def shaped_gae_kernel(
     gamma_lam, gamma_rest: γλ, γ(1−λ); PRICED: kl_coef ≠ 0 (0·∞ would be NaN).
     """
     sequence = tl.program_id(0).to(tl.int64)
-    # What they hold cannot be checked without synchronising, so it is made harmless.
-    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence).to(tl.int64), 0), N)
-    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence + 1).to(tl.int64), begin), N)
+    begin, end = ragged.bounds(cu_seqlens, sequence, N)
     carry = tl.load(scores + sequence)
     if score_clip is not None:
         carry = terms.clamp(carry, -score_clip, score_clip)
