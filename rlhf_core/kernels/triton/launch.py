@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """What every op does around its kernels: dense float32 inputs, scalars read where they lie, a launch."""
 
 from typing import Any
@@ -11,7 +12,7 @@ Number = float | Tensor
 def launch(kernel: Any, programs: int, like: Tensor, *arguments: object, **options: object) -> None:
     """Run ``programs`` instances on ``like``'s device; none at all where there is nothing to do."""
     if programs:
-        with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(like):
             kernel[(programs,)](*arguments, **options, enable_fp_fusion=True)  # its default depends on the version
 
 
