@@ -12,7 +12,7 @@ N packed tokens, B sequences, w_t a token's weight (``aggregate.py``), ℓ = log
     loss = policy_loss + value_coef·value_loss − entropy_coef·Σ w_t·H_t + kl_coef·Σ w_t·kl_t
 
 A backend computes loss, metrics and gradients in one pass: the loss is a scalar, so the gradients need only be
-multiplied by what comes from above (``scalar_loss.py``).
+multiplied by what comes from above (csrc/autograd.cpp, ``triton/registration.py``).
 """
 
 from typing import NamedTuple
