@@ -40,8 +40,7 @@ def check_aggregate(how: str, cu_seqlens: Tensor | None, denominator: "float | T
     checks.expect(how != "sequence" or cu_seqlens is not None, "cu_seqlens", 'offsets with aggregate="sequence"', None)
     known = how != "constant" or denominator is not None
     checks.expect(known, "denominator", 'a number with aggregate="constant"', None)
-    if isinstance(denominator, int | float):
-        checks.expect(denominator > 0, "denominator", "a number > 0", denominator)
+    checks.number(denominator, "denominator", positive=True)
 
 
 def token_weights(

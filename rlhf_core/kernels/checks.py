@@ -67,6 +67,14 @@ def host_offsets(cu_seqlens: Tensor, tokens: int, *, tail: bool = False) -> list
     return found
 
 
+def number(value: "float | Tensor | None", name: str, *, positive: bool = False) -> None:
+    """A given number is one number; a tensor's value is not looked at, which on an accelerator would synchronise."""
+    if isinstance(value, Tensor):
+        expect(value.numel() == 1, name, "one number", f"shape {list(value.shape)}")
+    elif value is not None and positive:
+        expect(value > 0, name, "a number > 0", value)
+
+
 def one_of(value: str, name: str, choices: tuple[str, ...]) -> None:
     """A choice among words."""
     expect(value in choices, name, f"one of {', '.join(choices)}", repr(value))

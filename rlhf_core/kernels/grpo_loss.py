@@ -96,6 +96,8 @@ def grpo_loss(
     check_aggregate(aggregate, cu_seqlens, denominator, logprobs)
     checks.one_of(kl_estimator, "kl_estimator", ESTIMATORS)
     mean, var = whiten or (None, None)
+    checks.number(mean, "whiten")
+    checks.number(var, "whiten")
     terms = Terms(
         logprobs, old_logprobs, advantages, mask, None, None, None, entropy, ref_logprobs, importance,
         cu_seqlens, mean, var, denominator, "cispo" if kind == "cispo" else "clip", level, aggregate, kl_estimator,

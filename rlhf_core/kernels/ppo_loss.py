@@ -96,6 +96,8 @@ def ppo_loss(
     clips = values is not None and value_clip is not None
     checks.expect(not clips or old_values is not None, "old_values", "a tensor along with values and value_clip", None)
     mean, var = whiten or (None, None)
+    checks.number(mean, "whiten")
+    checks.number(var, "whiten")
     terms = Terms(
         logprobs, old_logprobs, advantages, mask, values, old_values, returns, entropy, ref_logprobs, importance,
         cu_seqlens, mean, var, denominator, "clip", "token", aggregate, kl_estimator, clip_low, clip_high, dual_clip,

@@ -85,6 +85,7 @@ def preference_loss(
     smooth = label_smoothing == 0 or kind in SMOOTHED
     checks.expect(smooth, "label_smoothing", f"0 with kind={kind!r}", label_smoothing)
     checks.expect(margin == 0 or kind == "simpo", "margin", f"0 with kind={kind!r}", margin)
+    checks.number(denominator, "denominator", positive=True)
     return OP(
         backend, chosen, chosen, rejected, ref_chosen, ref_rejected, beta, kind, label_smoothing, margin,
         chosen_lengths, rejected_lengths, denominator,

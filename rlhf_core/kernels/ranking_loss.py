@@ -53,6 +53,7 @@ def ranking_loss(
     checks.shaped(ranks, "ranks", (len(scores),), scores)
     if isinstance(margin, Tensor):
         checks.floating(margin, "margin", (len(scores),), scores)
+    checks.number(denominator, "denominator", positive=True)
     return OP(backend, scores, scores, cu_seqlens, ranks, margin, center_coef, denominator)
 
 

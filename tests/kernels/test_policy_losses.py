@@ -330,6 +330,8 @@ N = torch.zeros(4)
         ("cu_seqlens", {"aggregate": "sequence", "cu_seqlens": torch.tensor([0, 3], dtype=torch.int32)}),
         ("denominator", {"aggregate": "constant"}),
         ("denominator", {"denominator": 0}),
+        ("denominator", {"denominator": torch.ones(2)}),
+        ("whiten", {"whiten": (torch.zeros(4), torch.ones(4))}),
         ("clip_low", {"clip_low": 1.5}),
         ("dual_clip", {"dual_clip": 0.9}),
         ("returns", {"values": N}),

@@ -105,6 +105,8 @@ def test_bfloat16_scores_are_compared_in_float32() -> None:
         ("cu_seqlens", {"cu_seqlens": offsets([3])}),
         ("cu_seqlens", {"cu_seqlens": torch.tensor([0, 4])}),
         ("margin", {"margin": torch.zeros(1)}),
+        ("denominator", {"denominator": 0}),
+        ("denominator", {"denominator": torch.ones(2)}),
     ],
 )
 def test_bad_input_is_named(argument: str, changes: dict) -> None:
