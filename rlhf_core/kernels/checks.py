@@ -17,10 +17,19 @@ def expect(right: bool, name: str, expected: str, came: object) -> None:
         raise ValueError(f"{name}: expected {expected}, got {came}")
 
 
+def dense(tensor: Tensor, name: str) -> None:
+    """It is a tensor, and not a sparse one."""
+    if not isinstance(tensor, Tensor):
+        expect(False, name, "a tensor", type(tensor).__name__)
+    if tensor.layout is not torch.strided:
+        expect(False, name, "a dense tensor", tensor.layout)
+
+
 def shaped(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tensor | None = None) -> None:
     """A given tensor has this shape (−1 is any) and lies on ``like``'s device."""
     if tensor is None:
         return
+    dense(tensor, name)
     if tensor.shape != shape:  # the messages are made only where something may be wrong: an op takes microseconds
         same = all(want in (-1, size) for want, size in zip(shape, tensor.shape, strict=False))
         expect(tensor.dim() == len(shape) and same, name, f"shape {list(shape)}", list(tensor.shape))
@@ -31,6 +40,7 @@ def shaped(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tenso
 def floating(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tensor | None = None) -> None:
     """A given tensor is of a floating dtype, has this shape and lies on ``like``'s device."""
     if tensor is not None:
+        dense(tensor, name)
         expect(tensor.dtype in FLOATS, name, "a floating dtype", tensor.dtype)
         shaped(tensor, name, shape, like)
 
@@ -38,6 +48,7 @@ def floating(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Ten
 def boolean(tensor: Tensor | None, name: str, shape: tuple[int, ...], like: Tensor | None = None) -> None:
     """A given mask is bool, has this shape and lies on ``like``'s device."""
     if tensor is not None:
+        dense(tensor, name)
         expect(tensor.dtype == torch.bool, name, "bool", tensor.dtype)
         shaped(tensor, name, shape, like)
 
@@ -71,8 +82,9 @@ def number(value: "float | Tensor | None", name: str, *, positive: bool = False)
     """A given number is one number; a tensor's value is not looked at, which on an accelerator would synchronise."""
     if isinstance(value, Tensor):
         expect(value.numel() == 1, name, "one number", f"shape {list(value.shape)}")
-    elif value is not None and positive:
-        expect(value > 0, name, "a number > 0", value)
+    elif value is not None:
+        expect(isinstance(value, int | float), name, "a number", type(value).__name__)
+        expect(not positive or value > 0, name, "a number > 0", value)
 
 
 def one_of(value: str, name: str, choices: tuple[str, ...]) -> None:

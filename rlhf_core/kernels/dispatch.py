@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 from typing import Generic, ParamSpec, TypedDict, TypeVar
 
 import torch
@@ -70,11 +69,11 @@ class Implementation(Generic[P, R]):
     refuses: Callable[P, str | None] | None = None
     unavailable: str | None = None
     note: str = ""
+    not_here: str = field(init=False, default="")  # why it does not take a tensor of another device
 
-    @cached_property
-    def not_here(self) -> str:
-        """Why it does not take a tensor of another device."""
-        return f"runs on {' and '.join(self.devices)} alone"
+    def __post_init__(self) -> None:
+        # Made once: a call takes microseconds, and torch.compile does not trace functools.cached_property.
+        object.__setattr__(self, "not_here", f"runs on {' and '.join(self.devices)} alone")
 
     def elsewhere(self, like: Tensor) -> bool:
         """Whether it is for other devices than that of this tensor."""

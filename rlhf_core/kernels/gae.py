@@ -84,8 +84,8 @@ def shaped_gae(
     Raises:
         ValueError: a wrong shape, dtype, device or offset, named.
     """
+    checks.floating(values, "values", (-1,))
     tokens, sequences = len(values), checks.offsets(cu_seqlens, like=values)
-    checks.floating(values, "values", (tokens,))
     checks.floating(scores, "scores", (sequences,), values)
     checks.floating(bootstrap, "bootstrap", (sequences,), values)
     checks.floating(rewards, "rewards", (tokens,), values)

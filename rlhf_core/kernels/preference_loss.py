@@ -74,6 +74,7 @@ def preference_loss(
     for name, tensor in {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}.items():
         checks.shaped(tensor, name, (len(chosen),), chosen)
         checks.expect(tensor is None or kind in PER_TOKEN, name, f"None with kind={kind!r}", "a tensor")
+        checks.expect(tensor is None or not tensor.is_complex(), name, "numbers of tokens", "complex ones")
     together = (ref_chosen is None) == (ref_rejected is None)
     checks.expect(together, "ref_rejected", "ref_chosen and ref_rejected together", "one of them")
     free = kind not in REFERENCE_FREE or ref_chosen is None

@@ -51,8 +51,11 @@ def ranking_loss(
     checks.floating(scores, "scores", (-1,))
     checks.offsets(cu_seqlens, like=scores)
     checks.shaped(ranks, "ranks", (len(scores),), scores)
+    checks.expect(not ranks.is_complex(), "ranks", "numbers that have an order", ranks.dtype)
     if isinstance(margin, Tensor):
         checks.floating(margin, "margin", (len(scores),), scores)
+    else:
+        checks.number(margin, "margin")
     checks.number(denominator, "denominator", positive=True)
     return OP(backend, scores, scores, cu_seqlens, ranks, margin, center_coef, denominator)
 
