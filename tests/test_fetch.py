@@ -67,7 +67,7 @@ def test_fetched_once_then_read_from_the_cache(index, monkeypatch, capsys, kind,
 def test_a_file_put_there_by_hand_needs_no_pip(index, monkeypatch):
     cache_folder().mkdir()
     (cache_folder() / "by_hand.bin").write_bytes(b"abc")
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "installed", lambda name: False)
     path = fetch("nothing==1", "by_hand.bin", hashlib.sha256(b"abc").hexdigest(), kind="wheel")
     assert path.read_bytes() == b"abc"
 
@@ -96,7 +96,7 @@ def test_no_network_and_no_cache_says_which_file_to_put_where(index):
 
 
 def test_without_pip_the_message_says_so(index, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "installed", lambda name: False)
     message = error_of("tinypkg==1.0", SDIST, "0" * 64, kind="sdist")
     assert "without pip" in message
     assert str(cache_folder() / SDIST) in message
@@ -117,7 +117,7 @@ def test_build_isolation_only_where_setuptools_cannot_do_it_alone(monkeypatch, s
         return setuptools
 
     monkeypatch.setattr(module, "version", version)
-    monkeypatch.setattr(module, "find_spec", lambda name: wheel or None)
+    monkeypatch.setattr(module, "installed", lambda name: bool(wheel))
     assert ("--no-build-isolation" in module._selection("tinypkg==1.0", "sdist")) is here
 
 

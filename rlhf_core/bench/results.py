@@ -102,6 +102,12 @@ class Results:
             raise UserError(f"out={path}: cannot be written ({error.strerror}); choose another file") from error
 
 
+def _text(content: dict[str, Any]) -> str:
+    """JSON with a measured row a line, so that a diff of two files shows rows."""
+    rows = ",\n".join(json.dumps(row) for row in content.pop("rows"))
+    return f'{json.dumps(content)[:-1]},\n"rows": [\n{rows}\n]}}\n'
+
+
 def read(path: Path) -> Results:
     """Read a file that :meth:`Results.save` wrote.
 
