@@ -96,7 +96,7 @@ class Results:
         draft = path.with_name(path.name + ".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            draft.write_text(_text(content), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
             raise UserError(f"out={path}: cannot be written ({error.strerror}); choose another file") from error
