@@ -121,11 +121,15 @@ class Op(Generic[P, R]):
         Raises:
             BackendError: the backend asked for, here or by ``set_backend``, cannot compute this call.
         """
-        wanted = backend or _choices.per_op.get(self.name) or _choices.default
+        wanted = backend or _choices.per_op.get(self.name) or self._default()
         name, why = self._pick(wanted, like, *args, **kwargs)
         if not torch.compiler.is_compiling():  # a traced call must neither log nor guard on this record
             self._remember(name, why, like)
         return self.implementations[name].run(*args, **kwargs)
+
+    def _default(self) -> str:
+        """The backend chosen for all ops; an op that has no such backend yet is not meant by that."""
+        return _choices.default if _choices.default in self.implementations else "auto"
 
     def _pick(self, wanted: str, like: Tensor, *args: P.args, **kwargs: P.kwargs) -> tuple[str, dict[str, str]]:
         """The backend to use, and why each faster one that exists for this device is not."""
@@ -163,6 +167,9 @@ class Op(Generic[P, R]):
 
 def set_backend(default: str = "auto", per_op: Mapping[str, str] | None = None) -> None:
     """Choose the backend of all ops, and of single ones; an op's own ``backend`` argument goes before both.
+
+    An op that has the backend raises where it cannot compute a call. An op that no release has it for yet goes by
+    ``auto`` where the backend was chosen for all ops, and raises where it was chosen for this one.
 
     Raises:
         BackendError: there is no such backend or op.
