@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #ifdef RLHF_ISA
-#include "../cpu/lanes.h"  // before the templates, which look its functions up here
+#include "../cpu/lane_functions.h"  // before the templates, which look its functions up here
 #endif
 
 #ifdef __CUDACC__
