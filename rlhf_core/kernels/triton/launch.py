@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """What every op does around its kernels: dense float32 inputs, scalars read where they lie, a launch."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``ppo_loss`` and ``grpo_loss``: loss, metrics and gradients in one pass over the tokens (``policy_loss.py``).
 
 N packed tokens, B sequences, P programs, w_t a token's weight (``aggregate.py``), ℓ_t a log-ratio.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``preference_loss``: loss, metrics and gradients of pairs in one pass (``preference_loss.py``).
 
 B pairs, P programs; c, r the log-ratios of the chosen and the rejected response, divided by their lengths where given.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``ranking_loss``: one program a prompt, which goes over its pairs in tiles (``ranking_loss.py``).
 
 N responses, P prompts, K responses of one prompt, S prompts that have an untied pair.

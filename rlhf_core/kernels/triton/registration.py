@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """Ops of the namespace ``rlhf_triton``, so that torch.compile and opcheck know them; losses with their autograd.
 
 By hand rather than ``torch.library.custom_op`` and ``register_autograd``, which go through the schema on every call:

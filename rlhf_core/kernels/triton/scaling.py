@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """Gradients times the gradient from above, which is nearly always 1: ``loss.backward()``.
 
 Whether it is can only be seen on the device. A kernel that looks there and then does nothing costs a launch, where a

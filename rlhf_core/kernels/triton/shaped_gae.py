@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """``shaped_gae``: one program a sequence, which it walks from its end, BLOCK tokens at a time (``gae.py``).
 
 N packed tokens, B sequences, t a token, t⁺ the next valid one. With H_t = γ(1−λ)·V_t + γλ·(A_t + V_t) the recursion

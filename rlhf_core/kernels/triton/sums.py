@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """Sums over all programs in a fixed order, without atomics: each program writes its part, a later kernel adds them up.
 
 P programs, C columns (one a number to be summed).

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,no-untyped-call,untyped-decorator"
 """The formulas the kernels share, each on one number or a block of them; float32 throughout.
 
 Triton's own exp and log are the GPU's approximations, and libdevice's are not in the interpreter; so exp, expm1 and
