@@ -4,6 +4,7 @@
 #include <torch/version.h>
 
 #include "cpu/isa.h"
+#include "cpu/products.h"
 
 #define RLHF_QUOTE(text) #text
 #define RLHF_STRING(macro) RLHF_QUOTE(macro)
@@ -27,6 +28,7 @@ pybind11::dict build_info() {
   pybind11::dict info;
   info["isas"] = isas;
   info["isa"] = rlhf::cpu::name(rlhf::cpu::isa());
+  info["bf16_products"] = rlhf::cpu::has_bf16_products();
   info["compiler"] = compiler();
   info["torch"] = TORCH_VERSION;
   info["pybind11"] = RLHF_STRING(PYBIND11_VERSION_MAJOR) "." RLHF_STRING(PYBIND11_VERSION_MINOR);

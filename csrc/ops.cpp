@@ -5,6 +5,13 @@
 
 TORCH_LIBRARY(rlhf, library) {
   library.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor? responses_per_prompt, float scale, "
+      "bool causal, int? window) -> (Tensor out, Tensor lse)");
+  library.def(
+      "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor cu_seqlens, Tensor? responses_per_prompt, float scale, bool causal, int? window) "
+      "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
+  library.def(
       "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, "
       "Tensor? logprobs, Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, "
       "str kl_estimator, float? score_clip) "
@@ -24,4 +31,7 @@ TORCH_LIBRARY(rlhf, library) {
       "Tensor? chosen_lengths, Tensor? rejected_lengths, Tensor? denominator, float beta, str kind, "
       "float label_smoothing, float margin) "
       "-> (Tensor loss, Tensor metrics, Tensor grad_chosen, Tensor grad_rejected)");
+  library.def(
+      "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? prefix_k, Tensor? prefix_v, "
+      "Tensor? prefix_of, Tensor? prefix_lengths, float scale) -> Tensor");
 }

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace rlhf {
 
@@ -27,6 +28,21 @@ void parallel_sequences(const Offset* cu_seqlens, int64_t sequences, const F& bo
   at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     if (const int64_t first = bound(begin), last = bound(end); first < last) body(first, last);
   });
+}
+
+// Calls body(task) for 0 … tasks − 1, each by whichever thread is free next: put the long ones first. `work` in floating-point
+// operations; below a million of them for each, other threads stay asleep. Every thread calls done() after its last task.
+template <typename F, typename G>
+void parallel_tasks(int64_t tasks, double work, const F& body, const G& done) {
+  const int64_t worth = static_cast<int64_t>(std::min(work / 1e6, 1e6)) + 1;
+  const int64_t threads = std::min<int64_t>({at::get_num_threads(), tasks, worth});
+  std::atomic<int64_t> next{0};
+  const auto take = [&](int64_t, int64_t) {
+    for (int64_t task = next++; task < tasks; task = next++) body(task);
+    done();
+  };
+  if (threads <= 1) return take(0, 1);
+  at::parallel_for(0, threads, 1, take);
 }
 
 }  // namespace rlhf

@@ -1,6 +1,6 @@
 #include "pool.h"
 
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/Allocator.h>
 #include <stdlib.h>
@@ -69,11 +69,30 @@ Pool& pool() {
 
 }  // namespace
 
-at::Tensor pooled_like(const at::Tensor& x) {
-  if (x.nbytes() < kSmallest) return at::empty_like(x);
-  const size_t bytes = (x.nbytes() + kPage - 1) / kPage * kPage;
+at::Tensor pooled_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const size_t wanted = c10::multiply_integers(sizes) * options.dtype().itemsize();
+  if (wanted < kSmallest) return at::empty(sizes, options);
+  const size_t bytes = (wanted + kPage - 1) / kPage * kPage;
   void* block = pool().take(bytes);
-  return at::from_blob(block, x.sizes(), [bytes](void* p) { pool().give(p, bytes); }, x.options());
+  return at::from_blob(block, sizes, [bytes](void* p) { pool().give(p, bytes); }, options);
+}
+
+at::Tensor pooled_like(const at::Tensor& x) { return pooled_empty(x.sizes(), x.options()); }
+
+char* thread_scratch(int64_t bytes) {
+  struct Block {
+    char* memory = nullptr;
+    int64_t bytes = 0;
+    ~Block() { free(memory); }
+  };
+  static thread_local Block block;
+  if (block.bytes < bytes) {
+    free(block.memory);
+    block.bytes = (bytes + 4095) / 4096 * 4096;
+    block.memory = static_cast<char*>(aligned_alloc(64, block.bytes));
+    TORCH_CHECK(block.memory != nullptr, "out of memory: cannot allocate ", block.bytes, " bytes");
+  }
+  return block.memory;
 }
 
 }  // namespace rlhf

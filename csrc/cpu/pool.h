@@ -9,5 +9,9 @@ namespace rlhf {
 // Fresh memory costs a page fault every 4 KiB: of 16 ms that shaped_gae took for 4 M tokens on two cores, 11 (measured).
 // malloc gives large blocks back to the system at once, and torch's CPU allocator is malloc.
 at::Tensor pooled_like(const at::Tensor& x);
+at::Tensor pooled_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
+
+// At least so many bytes that are this thread's own until it asks again; they stay with it.
+char* thread_scratch(int64_t bytes);
 
 }  // namespace rlhf

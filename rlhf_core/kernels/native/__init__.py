@@ -3,4 +3,4 @@
 One file an op; each adds the ``cpu`` and the ``cuda`` backend, which share a schema.
 """
 
-from . import policy_loss, preference_loss, ranking_loss, shaped_gae  # noqa: F401  (each adds itself)
+from . import attention, policy_loss, preference_loss, ranking_loss, shaped_gae  # noqa: F401  (each adds itself)
