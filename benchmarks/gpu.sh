@@ -10,6 +10,9 @@
 #   PYTHON    the interpreter (python3)
 #   PRESETS   what is measured (gpu,rlhf-7b,grpo-long,dpo,ranking)
 #   DTYPES    in what (float32)
+#   MATRIX_PRESETS   what of attention and log-probs (gpu-attention,gpu-logprobs), into matrix.json
+#   MATRIX_DTYPES    in what (bfloat16)
+#   MATRIX_IMPLS     by whom (eager,vectorised,copies,triton,cuda,flash_attn,torch_varlen,trl)
 #   IMPLS     by whom (eager,vectorised,compile,triton,cuda; definition and peers can be added)
 #   SECONDS_A_ROW   0.3
 set -uo pipefail
@@ -19,6 +22,9 @@ OUT=${OUT:-benchmarks/results/gpu}
 PYTHON=${PYTHON:-python3}
 PRESETS=${PRESETS:-gpu,rlhf-7b,grpo-long,dpo,ranking}
 DTYPES=${DTYPES:-float32}
+MATRIX_PRESETS=${MATRIX_PRESETS:-gpu-attention,gpu-logprobs}
+MATRIX_DTYPES=${MATRIX_DTYPES:-bfloat16}
+MATRIX_IMPLS=${MATRIX_IMPLS:-eager,vectorised,copies,triton,cuda,flash_attn,torch_varlen,trl}
 IMPLS=${IMPLS:-eager,vectorised,compile,triton,cuda}
 SECONDS_A_ROW=${SECONDS_A_ROW:-0.3}
 mkdir -p "$OUT"
@@ -73,11 +79,17 @@ sanitize() {
 
 bench() {
   : >"$OUT/bench.log"
-  # The file is written after every case: what was measured before a limit is kept.
-  stage bench "${BENCH_LIMIT:-560}" "$PYTHON" -m rlhf_core.cli bench run device=cuda "preset=$PRESETS" \
-    "impl=$IMPLS" "dtype=$DTYPES" "seconds=$SECONDS_A_ROW" mode=full "out=$OUT/results.json"
-  rlhf bench report "$OUT/results.json" --format md -o "$OUT/results.md"
-  rlhf bench report "$OUT/results.json" --format html -o "$OUT/results.html" # plotly may be missing: then without
+  measure results "$PRESETS" "$IMPLS" "$DTYPES" full
+  measure matrix "$MATRIX_PRESETS" "$MATRIX_IMPLS" "$MATRIX_DTYPES" full,ragged
+}
+
+# measure NAME PRESETS IMPLS DTYPES LENGTHS
+# The file is written after every case: what was measured before a limit is kept.
+measure() {
+  stage bench "${BENCH_LIMIT:-560}" "$PYTHON" -m rlhf_core.cli bench run device=cuda "preset=$2" \
+    "impl=$3" "dtype=$4" "lengths=$5" "seconds=$SECONDS_A_ROW" mode=full "out=$OUT/$1.json"
+  rlhf bench report "$OUT/$1.json" --format md -o "$OUT/$1.md"
+  rlhf bench report "$OUT/$1.json" --format html -o "$OUT/$1.html" # plotly may be missing: then without
 }
 
 for word in "${@:-build test sanitize bench}"; do

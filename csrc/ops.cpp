@@ -12,6 +12,28 @@ TORCH_LIBRARY(rlhf, library) {
       "Tensor cu_seqlens, Tensor? responses_per_prompt, float scale, bool causal, int? window) "
       "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
   library.def(
+      "token_logprobs(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, float temperature, bool entropy) "
+      "-> (Tensor logprobs, Tensor entropies, Tensor lse)");
+  library.def(
+      "token_logprobs_backward(Tensor grad_logprobs, Tensor? grad_entropies, Tensor hidden, Tensor weight, "
+      "Tensor targets, Tensor? bias, Tensor lse, Tensor entropies, float temperature) "
+      "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  // Of some rows, with their logits [V, rows] kept for the second op, which adds to grad_weight and grad_bias (float32).
+  library.def(
+      "head_rows(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, float temperature, bool entropy) "
+      "-> (Tensor logprobs, Tensor entropies, Tensor lse, Tensor logits)");
+  library.def("pack_head(Tensor weight) -> Tensor");
+  library.def(
+      "head_rows_backward(Tensor grad_logprobs, Tensor? grad_entropies, Tensor hidden, Tensor weight, Tensor targets, "
+      "Tensor lse, Tensor entropies, Tensor logits, Tensor packed, float temperature, Tensor(a!) grad_weight, "
+      "Tensor(b!)? grad_bias) -> Tensor grad_hidden");
+  library.def(
+      "logprobs_from_logits(Tensor logits, Tensor targets, float temperature, bool entropy) "
+      "-> (Tensor logprobs, Tensor entropies, Tensor lse)");
+  library.def(
+      "logprobs_from_logits_backward(Tensor grad_logprobs, Tensor? grad_entropies, Tensor logits, Tensor targets, "
+      "Tensor lse, Tensor entropies, float temperature) -> Tensor grad_logits");
+  library.def(
       "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, "
       "Tensor? logprobs, Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, "
       "str kl_estimator, float? score_clip) "

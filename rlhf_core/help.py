@@ -99,13 +99,15 @@ commands
   step    [steps=5] [warmup=1] [out=FILE] [override …]: where a whole RL step's time goes; overrides as in rlhf train
 
 keys of run (lists: op=shaped_gae,ppo_loss)
-  op=         shaped_gae, ppo_loss, grpo_loss, ranking_loss, preference_loss (all that the presets have)
+  op=         shaped_gae, ppo_loss, grpo_loss, ranking_loss, preference_loss, linear_policy_loss, token_logprobs,
+              token_logprobs_entropy, logprobs_from_logits, attention, attention_shared, decode_attention,
+              decode_attention_shared (all that the presets have)
   impl=       eager, vectorised, compile, definition, cpu, triton, cuda, torchrl, … (all that are here)
-  preset=     ci, rlhf-7b, grpo-long, dpo, ranking, gpu (ci)
+  preset=     ci, rlhf-7b, grpo-long, dpo, ranking, attention, logprobs, gpu, gpu-attention, gpu-logprobs (ci)
   shape=      such as 64x512, in place of the presets' shapes
   dtype=      float32, bfloat16, float16, float64 (float32)
   mode=       fwd, bwd, full: forward, backward or both (full)
-  lengths=    full, or ragged: sequences of different lengths (full)
+  lengths=    full, ragged: sequences of different lengths (full)
   device=     auto, cpu, cuda or cuda:N (auto)
   threads=    CPU threads (torch's choice)
   reps=       most repetitions of an implementation (200)
@@ -124,6 +126,7 @@ examples
   rlhf bench run op=shaped_gae preset=ci
   rlhf bench run preset=rlhf-7b impl=eager,vectorised,cpu out=results.json
   rlhf bench run op=ppo_loss shape=64x1024 mode=fwd,bwd,full dtype=float32,bfloat16
+  rlhf bench run preset=attention lengths=full,ragged dtype=float32,bfloat16
   rlhf bench report results.json --format html
   rlhf bench compare before.json after.json --fail-over 10%
   rlhf bench step policy.hidden=256 algorithm.batch_size=32""",

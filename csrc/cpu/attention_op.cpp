@@ -14,6 +14,7 @@
 #include "attention_plan.h"
 #include "parallel.h"
 #include "pool.h"
+#include "types.h"
 
 namespace rlhf {
 namespace {
@@ -21,32 +22,15 @@ namespace {
 using at::Tensor;
 using cpu::Attention;
 using cpu::AttentionGradient;
-using cpu::Bf16;
 using cpu::Rows;
 using cpu::Wide;
 
 template <typename E>
-struct TorchOf {
-  using type = E;
-};
-template <>
-struct TorchOf<Bf16> {
-  using type = at::BFloat16;
-};
-
-template <typename E>
-E* data(const Tensor& x) {
-  return reinterpret_cast<E*>(x.mutable_data_ptr<typename TorchOf<E>::type>());
-}
-
-Tensor rows_of(const Tensor& x) { return x.dim() == 3 && x.stride(2) != 1 ? x.contiguous() : x; }
-
-template <typename E>
 Rows<E> rows(const Tensor& x) {
-  return {reinterpret_cast<const E*>(x.const_data_ptr<typename TorchOf<E>::type>()), x.stride(0), x.stride(1)};
+  return {const_data<E>(x), x.stride(0), x.stride(1)};
 }
 
-// The arguments, checked; F gets a number of the type that they are of.
+// The arguments, checked.
 struct Call {
   Tensor q, k, v, cu_seqlens;
   int64_t tokens, heads, key_heads, size;
@@ -56,7 +40,7 @@ struct Call {
 
   Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const Tensor& offsets, double scale_, bool causal_,
        std::optional<int64_t> window_)
-      : q(rows_of(q_)), k(rows_of(k_)), v(rows_of(v_)), scale(scale_), causal(causal_), window(window_.value_or(0)) {
+      : q(dense_rows(q_)), k(dense_rows(k_)), v(dense_rows(v_)), scale(scale_), causal(causal_), window(window_.value_or(0)) {
     TORCH_CHECK_VALUE(q.dim() == 3, "q: expected shape [N,Hq,D], got ", q.sizes());
     tokens = q.size(0), heads = q.size(1), size = q.size(2);
     TORCH_CHECK_VALUE(k.dim() == 3 && k.size(0) == tokens && k.size(2) == size, "k: expected shape [", tokens, ",Hk,",
@@ -82,31 +66,11 @@ struct Call {
   double flops(const AttentionPlan& plan) const { return 4.0 * plan.pairs * static_cast<double>(heads * size); }
 };
 
-template <typename F>
-auto of_type(const Tensor& x, const F& compute) {
-  switch (x.scalar_type()) {
-    case at::kFloat: return compute(float{});
-    case at::kDouble: return compute(double{});
-    case at::kBFloat16: return compute(Bf16{});
-    default: TORCH_CHECK_VALUE(false, "q: expected float32, float64 or bfloat16, got ", x.scalar_type());
-  }
-}
-
-at::TensorOptions wide_options(const Tensor& x) {
-  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
-
-// Runs body(task, its scratch) on threads.
-template <typename F>
-void each(int64_t tasks, double flops, int64_t scratch, const F& body) {
-  parallel_tasks(tasks, flops, [&](int64_t task) { body(task, thread_scratch(scratch)); }, cpu::release_products);
-}
-
 std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_seqlens,
                                      const MaybeTensor& responses_per_prompt, double scale, bool causal,
                                      std::optional<int64_t> window) {
   const Call call(q, k, v, cu_seqlens, scale, causal, window);
-  return of_type(q, [&]<typename E>(E) -> std::tuple<Tensor, Tensor> {
+  return of_type(q, "q", [&]<typename E>(E) -> std::tuple<Tensor, Tensor> {
     Attention<E> task = call.task<E>();
     const AttentionPlan plan(call.cu_seqlens, responses_per_prompt, call.tokens, causal, call.window,
                              task.tile_tokens());
@@ -121,13 +85,13 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
     const int64_t scratch = RLHF_DISPATCH(attention_scratch, task);
     const double flops = call.flops(plan);
     const int64_t sequences = static_cast<int64_t>(plan.sequences.size());
-    each(sequences * call.key_heads, flops / 16, scratch, [&](int64_t number, char* memory) {
+    cpu::each_task(sequences * call.key_heads, flops / 16, scratch, [&](int64_t number, char* memory) {
       const cpu::Sequence& s = plan.sequences[number / call.key_heads];
       for (int64_t block = 0; block * cpu::kKeys < s.length; ++block)
         RLHF_DISPATCH(pack_values, task, s, block, number % call.key_heads, memory);
     });
     const std::vector<int64_t> order = plan.longest_first();
-    each(static_cast<int64_t>(order.size()) * call.key_heads, flops, scratch, [&](int64_t number, char* memory) {
+    cpu::each_task(static_cast<int64_t>(order.size()) * call.key_heads, flops, scratch, [&](int64_t number, char* memory) {
       const cpu::Tile& tile = plan.tiles[order[number / call.key_heads]];
       RLHF_DISPATCH(attention, task, plan.sequences[tile.sequence], tile.first, number % call.key_heads, data<E>(out),
                     lse.mutable_data_ptr<Wide<E>>(), memory);
@@ -144,9 +108,9 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(
   for (const auto& [name, x] : {std::pair{"grad_out", grad_out}, std::pair{"out", out}})
     TORCH_CHECK_VALUE(x.sizes() == call.q.sizes() && x.scalar_type() == q.scalar_type(), name, ": expected shape ",
                       call.q.sizes(), " of ", q.scalar_type());
-  const Tensor upstream = rows_of(grad_out), result = rows_of(out), norms = lse.contiguous();
+  const Tensor upstream = dense_rows(grad_out), result = dense_rows(out), norms = lse.contiguous();
   const Tensor upstream_lse = grad_lse.has_value() ? grad_lse->contiguous() : Tensor();
-  return of_type(q, [&]<typename E>(E) -> std::tuple<Tensor, Tensor, Tensor> {
+  return of_type(q, "q", [&]<typename E>(E) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = Wide<E>;
     Attention<E> forward = call.task<E>();
     const AttentionPlan plan(call.cu_seqlens, responses_per_prompt, call.tokens, causal, call.window,
@@ -175,17 +139,17 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(
     int64_t longest = 0;
     for (const cpu::Chunk& chunk : plan.chunks) longest = std::max(longest, chunk.count);
     const int64_t scratch = RLHF_DISPATCH(attention_gradient_scratch, forward, longest);
-    each(tiles * heads, flops / 16, scratch, [&](int64_t number, char* memory) {
+    cpu::each_task(tiles * heads, flops / 16, scratch, [&](int64_t number, char* memory) {
       const int64_t index = number / heads;
       const cpu::Tile& tile = plan.tiles[index];
       RLHF_DISPATCH(pack_queries, task, plan.sequences[tile.sequence], tile, index, number % heads, memory);
     });
     const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
-    each(chunks * heads, flops, scratch, [&](int64_t number, char* memory) {
+    cpu::each_task(chunks * heads, flops, scratch, [&](int64_t number, char* memory) {
       RLHF_DISPATCH(attention_gradient, task, plan.sequences.data(), plan.tiles.data(), plan.chunks[number / heads],
                     number % heads, memory);
     });
-    each(tiles * heads, flops / 32, scratch, [&](int64_t number, char* memory) {
+    cpu::each_task(tiles * heads, flops / 32, scratch, [&](int64_t number, char* memory) {
       const cpu::Tile& tile = plan.tiles[number / heads];
       RLHF_DISPATCH(sum_query_gradients, task, plan.sequences[tile.sequence], tile, number % heads, memory);
     });

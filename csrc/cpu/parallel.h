@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <atomic>
 
+#include "pool.h"
+#include "products.h"
+
 namespace rlhf {
 
 // Below this many tokens another thread costs more than it saves: 50 to 100 µs where it has gone to sleep since the last
@@ -45,4 +48,13 @@ void parallel_tasks(int64_t tasks, double work, const F& body, const G& done) {
   at::parallel_for(0, threads, 1, take);
 }
 
+namespace cpu {
+
+// The same for tasks that multiply tiles: body(task, this thread's scratch).
+template <typename F>
+void each_task(int64_t tasks, double flops, int64_t scratch, const F& body) {
+  parallel_tasks(tasks, flops, [&](int64_t task) { body(task, thread_scratch(scratch)); }, release_products);
+}
+
+}  // namespace cpu
 }  // namespace rlhf

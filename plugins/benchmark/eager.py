@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_core.bench.case import Case
 
-from . import eager_gae, eager_losses
+from . import eager_attention, eager_gae, eager_logprobs, eager_losses
 
 SEQUENCES: dict[str, Callable[[Case], Callable[[], dict[str, Tensor]]]] = {
     "shaped_gae": eager_gae.shaped_gae,
@@ -17,12 +17,20 @@ SEQUENCES: dict[str, Callable[[Case], Callable[[], dict[str, Tensor]]]] = {
     "grpo_loss": eager_losses.grpo_loss,
     "ranking_loss": eager_losses.ranking_loss,
     "preference_loss": eager_losses.preference_loss,
+    "token_logprobs": eager_logprobs.token_logprobs,
+    "token_logprobs_entropy": eager_logprobs.token_logprobs_entropy,
+    "logprobs_from_logits": eager_logprobs.logprobs_from_logits,
+    "linear_policy_loss": eager_logprobs.linear_policy_loss,
+    "attention": eager_attention.attention,
+    "attention_shared": eager_attention.attention,
+    "decode_attention": eager_attention.decode_attention,
+    "decode_attention_shared": eager_attention.decode_attention,
 }
 
 
 @dataclass
 class Eager:
-    """What TRL, verl and OpenRLHF run, op by op; each sequence names its source."""
+    """What transformers, TRL, verl and OpenRLHF run, op by op; each sequence names its source."""
 
     rlhf_api: ClassVar[int] = 1
     kind: ClassVar[str] = "baseline"

@@ -23,7 +23,8 @@ class _Backend:
 
     def why_not(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
         """What the dispatcher says of this machine, and whether the device is its own."""
-        rows = [row for row in kernels.status() if row["op"] == op and row["backend"] == self.backend]
+        of = operations()[op].of
+        rows = [row for row in kernels.status() if row["op"] == of and row["backend"] == self.backend]
         if rows and not rows[0]["available"]:
             return rows[0]["reason"]
         if self.device not in (None, device.type):

@@ -1,8 +1,8 @@
-"""TRL's GRPO loss, as its trainer computes it.
+"""TRL's GRPO loss, as its trainer computes it, and the head that its trainers put on a model; made for TRL 1.16.
 
-TRL has no function for it: the loss is a method of the trainer, which takes a model. It runs here with stand-ins for
-the model, which gives the log-probs, and for what of the trainer it reads; made for TRL 1.16. It moves its metrics to
-the host, as it does in training.
+The loss is no function but a method of the trainer, which takes a model. It runs here with stand-ins for the model,
+which gives the log-probs, and for what of the trainer it reads. It moves its metrics to the host, as it does in
+training. The head is ChunkedLogProbFunction, which makes the logits a tile at a time, and again in the backward.
 
 B responses, T tokens each.
 """
@@ -19,20 +19,32 @@ from torch import Tensor
 
 from rlhf_core.bench.case import Case, widened
 
+OUTPUTS: dict[str, tuple[str, ...]] = {"token_logprobs": (), "token_logprobs_entropy": ("entropy",)}
+CHUNK = 32768
+"""of the vocabulary: what its trainers ask for"""
+
 
 @dataclass
 class TRL:
-    """``trl.GRPOTrainer._compute_loss`` from the per-token log-probs on, with loss_type="bnpo": a mean over tokens."""
+    """The loss is ``trl.GRPOTrainer._compute_loss`` from the per-token log-probs on, loss_type="bnpo": a token mean."""
 
     rlhf_api: ClassVar[int] = 1
     kind: ClassVar[str] = "peer"
-    ops: ClassVar[tuple[str, ...]] = ("grpo_loss",)
+    ops: ClassVar[tuple[str, ...]] = ("grpo_loss", *OUTPUTS)
 
     def why_not(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Whether it is there."""
-        return None if find_spec("trl") else "not installed"
+        """Whether it is there, and has the head."""
+        if not find_spec("trl"):
+            return "not installed"
+        if op in OUTPUTS and not find_spec("trl.kernels"):
+            return "this version makes the logits whole: see eager"
+        return "takes float32 and narrower" if op in OUTPUTS and dtype == torch.float64 else None
 
     def prepare(self, op: str, case: Case) -> Callable[[], dict[str, Tensor]]:
+        """The head, or the loss."""
+        return _head(op, case) if op in OUTPUTS else self._loss(case)
+
+    def _loss(self, case: Case) -> Callable[[], dict[str, Tensor]]:
         """Stand-ins and inputs."""
         from trl import GRPOTrainer  # seconds to import
 
@@ -55,6 +67,20 @@ class TRL:
 
         trainer._get_per_token_logps_and_entropies = logps
         return lambda: {"loss": GRPOTrainer._compute_loss(trainer, None, inputs)}
+
+
+def _head(op: str, case: Case) -> Callable[[], dict[str, Tensor]]:
+    from trl.kernels import ChunkedLogProbFunction
+
+    x, wanted = case.packed, OUTPUTS[op]
+
+    def run() -> dict[str, Tensor]:
+        out, entropy, *_ = ChunkedLogProbFunction.apply(
+            x["hidden"], x["weight"], None, x["targets"], 1.0, CHUNK, None, 1.0, wanted
+        )
+        return {"out": out} if entropy is None else {"out": out, "entropy": entropy}
+
+    return run
 
 
 def _trainer(case: Case) -> SimpleNamespace:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlhf_core.bench.case import Case
 
-from . import vectorised_gae, vectorised_pairs, vectorised_policy
+from . import vectorised_attention, vectorised_gae, vectorised_logprobs, vectorised_pairs, vectorised_policy
 
 Function = Callable[..., dict[str, Tensor]]
 Run = Callable[[], dict[str, Tensor]]
@@ -21,7 +21,17 @@ PREPARE: dict[str, Callable[[Case, Callable[[Function], Function]], Run]] = {
     "grpo_loss": vectorised_policy.prepare_grpo,
     "ranking_loss": vectorised_pairs.prepare_ranking,
     "preference_loss": vectorised_pairs.prepare_preference,
+    "token_logprobs": vectorised_logprobs.prepare_token_logprobs,
+    "token_logprobs_entropy": vectorised_logprobs.prepare_token_logprobs_entropy,
+    "logprobs_from_logits": vectorised_logprobs.prepare_from_logits,
+    "linear_policy_loss": vectorised_logprobs.prepare_policy_loss,
+    "attention": vectorised_attention.prepare_attention,
+    "attention_shared": vectorised_attention.prepare_attention,
+    "decode_attention": vectorised_attention.prepare_decode,
+    "decode_attention_shared": vectorised_attention.prepare_decode_shared,
 }
+
+ONE_OP = ("attention", "attention_shared")
 
 
 @dataclass
@@ -50,7 +60,9 @@ class Compile:
     ops: ClassVar[tuple[str, ...]] = tuple(PREPARE)
 
     def why_not(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Inductor needs a compiler: C++ for a CPU, Triton for a GPU."""
+        """Inductor needs a compiler: C++ for a CPU, Triton for a GPU; and ops that it can fuse."""
+        if op in ONE_OP:
+            return "scaled_dot_product_attention is one op: there is nothing to fuse"
         return _no_compiler(device.type)
 
     def prepare(self, op: str, case: Case) -> Run:

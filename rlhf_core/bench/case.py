@@ -59,6 +59,10 @@ class Case:
         padded = "cu_seqlens" in self.packed and tuple(tensor.shape[:2]) == self._rectangle
         return tensor[self._place] if padded else tensor
 
+    def gradient_to_packed(self, tensor: Tensor) -> Tensor:
+        """The same of a gradient: where a layout holds a token several times, their sum."""
+        return self.to_packed(tensor)
+
     def leaves(self) -> list[tuple[str, Tensor]]:
         """The inputs to be learnt, of each layout that was made."""
         layouts = [self.packed] + ([self.padded] if "padded" in vars(self) and self.padded is not self.packed else [])

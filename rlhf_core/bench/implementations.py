@@ -13,8 +13,10 @@ from ..failure import flat
 KINDS = ("baseline", "ours", "peer")
 EAGER = "eager"
 """What the others are compared with."""
+COPIES = "copies"
+"""What sharing a prompt is compared with: the same kernel, on a copy of the prompt for each that shares it."""
 
-FIRST = (EAGER, "vectorised", "compile", "definition")
+FIRST = (EAGER, "vectorised", "compile", "definition", COPIES)
 """The order of the baselines that come with the package."""
 
 

@@ -12,7 +12,7 @@ from ..kernels import BackendError
 from .case import Case
 from .footprint import compiled_from_disk, compiled_kernels, footprint
 from .gate import Expected, Unequal, check, compared, expected
-from .implementations import EAGER, Implementation
+from .implementations import COPIES, EAGER, Implementation
 from .operation import Operation, Work
 from .prepared import Prepared
 from .results import Row
@@ -77,10 +77,9 @@ def measure(
         if one.absent:
             absent(one.implementation.name, one.absent)
     ready = [one for one in ready if not one.absent]
-    lengths = setting.lengths if "cu_seqlens" in cases[0].packed else "full"
     for mode in modes:
         row = Row(
-            operation.name, shape, lengths, str(dtype).removeprefix("torch."), setting.device.type, mode,
+            operation.name, shape, setting.lengths, str(dtype).removeprefix("torch."), setting.device.type, mode,
             impl="", kind="", tokens=_tokens(cases[0]), eager_error=max(one.error for one in oracle.values()),
         )  # fmt: skip
         yield from _timed(operation, cases, ready, mode, row, setting, roofs)
@@ -119,7 +118,7 @@ def checked(
                 after = compiled_kernels()
                 one.compiled = {"fwd": between - before, "bwd": after - between, "full": after - before}
             if place in oracle:
-                one.error = max(one.error, check(operation, found, oracle[place]))
+                one.error = max(one.error, check(operation, found, oracle[place], implementation.kind))
             one.pool.append(prepared)
     except BackendError as error:  # ours cannot compute this call, which is no fault
         one.absent = flat(error)
@@ -147,7 +146,8 @@ def _timed(
     row.noise = median(times[COPY]) / min(times[COPY])
     if work.bytes > LARGE:  # no smaller copy is slower than one in DRAM
         row.noise = max(row.noise, roofs.dram / copy)
-    eager = times.get(EAGER)
+    eager, copied = times.get(EAGER), times.get(COPIES)
+    row.copied = operation.copied(cases[0], mode)
     for one in ready:
         name = one.implementation.name
         found = Row(**vars(row) | {"impl": name, "kind": one.implementation.kind, "times_ms": []})
@@ -157,6 +157,8 @@ def _timed(
             found.error, found.first_ms, found.from_disk = one.error, one.first_ms, one.from_disk
             found.peak_bytes, found.launches = costs[name].peak, costs[name].launches
             _summarise(found, times[name], eager, work, copy, roofs)
+            if copied and found.median_ms:
+                found.speedup_copies = median(copied) / found.median_ms
         yield found
 
 

@@ -42,14 +42,25 @@ class Operation(ABC):
     per_token: ClassVar[tuple[str, ...]] = ()
     """inputs that are ``[N]`` packed and ``[B, T]`` padded"""
     learnt: ClassVar[tuple[str, ...]] = ()
-    """inputs that get a gradient of ``loss``"""
+    """inputs that get a gradient: of ``loss``, or of ``out`` with the input ``upstream`` as what comes from above"""
     required: ClassVar[tuple[str, ...]]
     """outputs that every implementation has to give; any other named by ``outputs`` is compared where it is given"""
     options: ClassVar[Mapping[str, Option]] = {}
+    sequences: ClassVar[bool] = True
+    """whether it has sequences, which ``lengths=ragged`` makes differ"""
+    kernel: ClassVar[str] = ""
+    """the op of ``rlhf_core.kernels`` that this is a use of, where ``name`` is not that op's"""
+
+    @property
+    def of(self) -> str:
+        """The name of the op of ``rlhf_core.kernels``."""
+        return self.kernel or self.name
 
     @abstractmethod
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
-        """Packed inputs on the CPU for sequences of these lengths, floating ones of ``dtype``."""
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Packed inputs on the CPU, floating ones of ``dtype``, for the numbers of a shape and sequences' lengths."""
 
     @abstractmethod
     def outputs(self, case: Case, backend: str) -> dict[str, Tensor]:
@@ -58,6 +69,10 @@ class Operation(ABC):
     @abstractmethod
     def work(self, case: Case, mode: str) -> Work:
         """The least work of ``fwd`` (inputs once), ``bwd`` and ``full`` (inputs and gradients once)."""
+
+    def copied(self, case: Case, mode: str) -> float | None:
+        """How much more work a copy of every shared prompt for each that shares it would be; None where none is."""
+        return None
 
     def comparable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is compared: the outputs themselves, or what follows from them (untimed)."""
@@ -81,7 +96,7 @@ class Operation(ABC):
 
     def lengths(self, sizes: tuple[int, ...], how: str, generator: torch.Generator) -> list[int]:
         """``[B]`` lengths of sequences: all full, or ragged: uniform from an eighth up, and one of them full."""
-        count, longest = sizes
+        count, longest = sizes[:2]
         if how == "full":
             return [longest] * count
         least = max(1, longest // 8)
@@ -90,10 +105,14 @@ class Operation(ABC):
 
     def case(self, shape: str, how: str, dtype: torch.dtype, device: torch.device, seed: int) -> Case:
         """Inputs of a shape; the same seed gives the same, and the lengths are the same for all seeds."""
-        lengths = self.lengths(self.sizes(shape), how, torch.Generator().manual_seed(0))
-        drawn = self.inputs(lengths, dtype, torch.Generator().manual_seed(seed))
-        there = {name: tensor.to(device) for name, tensor in drawn.items()}
-        return Case(there, self.per_token, self.learnt, self.options)
+        sizes = self.sizes(shape)
+        lengths = self.lengths(sizes, how, torch.Generator().manual_seed(0))
+        drawn = self.inputs(sizes, lengths, dtype, torch.Generator().manual_seed(seed))
+        return self.case_of(sizes, {name: tensor.to(device) for name, tensor in drawn.items()})
+
+    def case_of(self, sizes: tuple[int, ...], inputs: Mapping[str, Tensor]) -> Case:
+        """The case of inputs that lie on their device."""
+        return Case(inputs, self.per_token, self.learnt, self.options)
 
 
 def offsets(lengths: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ..errors import UserError
 from .results import Results, Row, read
-from .shown import COLUMNS
+from .shown import COLUMNS, against_copies
 
 FORMATS = ("md", "csv", "html")
 
@@ -64,6 +64,7 @@ def _markdown(results: Results) -> Iterator[str]:
         noisy = dict.fromkeys(row.shown_shape for row in rows if row.noisy)
         if noisy:
             yield f"NOISY, the machine was busy: {', '.join(noisy)}.\n"
+        yield from (f"`{row.impl}` {row.shown_shape}: {text}.\n" for row in rows if (text := against_copies(row)))
         yield from (f"`{row.impl}` FAILED {row.shown_shape}: {row.reason}\n" for row in rows if row.status == "failed")
     if results.absent:
         absent = dict.fromkeys(f"{entry['impl']} ({entry['reason']})" for entry in results.absent)

@@ -39,6 +39,10 @@ class Row:
     """eager's median through this one's"""
     speedup_best: float | None = None
     """eager's best through this one's"""
+    copied: float | None = None
+    """where prompts are shared: the work of a copy of the prompt for each that shares it, through this work"""
+    speedup_copies: float | None = None
+    """the median of our kernel on such copies through this one's"""
     peak_bytes: int | None = None
     bytes: int = 0
     """the least an implementation has to move"""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from .arguments import count, listed, one_of, pairs, positive
+from .arguments import count, listed, pairs, positive
 from .implementations import Implementation, chosen
 from .machine import describe, device_named
 from .measure import Setting, measure
@@ -31,7 +31,7 @@ class Asked:
     implementations: list[Implementation]
     dtypes: tuple[str, ...]
     modes: tuple[str, ...]
-    lengths: str
+    lengths: tuple[str, ...]
     device: torch.device
     threads: int | None
     budget: Budget
@@ -70,7 +70,7 @@ def ask(words: Sequence[str]) -> Asked:
         implementations=chosen(listed(values, "impl")),
         dtypes=listed(values, "dtype", DTYPES) or ("float32",),
         modes=modes or ("full",),
-        lengths=one_of(values, "lengths", LENGTHS, "full"),
+        lengths=listed(values, "lengths", LENGTHS) or ("full",),
         device=device_named(values.get("device", "auto")),
         threads=count(values, "threads", 1) if "threads" in values else None,
         budget=Budget(count(values, "reps", 200), positive(values, "seconds", 1.0)),
@@ -99,7 +99,8 @@ def _cases(names: Sequence[str], asked: Sequence[str], shapes: Sequence[str]) ->
 def run(asked: Asked, words: list[str], table: Table) -> Results:
     """Measure all that was asked for."""
     clock = clock_of(asked.device)
-    setting = Setting(asked.device, asked.lengths, asked.budget, clock)
+    settings = [Setting(asked.device, lengths, asked.budget, clock) for lengths in asked.lengths]
+    whole = Setting(asked.device, "full", asked.budget, clock)
     said = [word for word in words if not word.startswith("out=")]  # where it lay on this machine is nobody's business
     results = Results(
         machine=describe(asked.device),
@@ -113,7 +114,8 @@ def run(asked: Asked, words: list[str], table: Table) -> Results:
         results.roofs[name] = asdict(roofs)
         table.roofs(name, roofs)
         for operation, shape in asked.cases:
-            _case(operation, shape, name, asked, setting, roofs, results, table)
+            for setting in settings if operation.sequences else [whole]:
+                _case(operation, shape, name, asked, setting, roofs, results, table)
             if asked.out:  # after every case: what was measured before a time limit is kept
                 results.save(asked.out)
     table.absent(results.absent)

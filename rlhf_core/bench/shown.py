@@ -43,6 +43,14 @@ def _times(ratio: float | None) -> str:
     return NONE if ratio is None else f"{significant(ratio)}×"
 
 
+def against_copies(row: Row) -> str:
+    """Of one of ours where prompts are shared: what sharing gave, and the share of it that the saved work promises."""
+    if row.kind != "ours" or row.copied is None or row.speedup_copies is None:
+        return ""
+    share = row.speedup_copies / row.copied
+    return f"{_times(row.speedup_copies)} copies of the prompt, {_share(share)} of the {_times(row.copied)} work saved"
+
+
 def _error(row: Row) -> str:
     return NONE if row.error is None else f"{row.error:.0e} ({row.eager_error:.0e})"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .results import Row
 from .roofs import Roofs
-from .shown import COLUMNS, significant
+from .shown import COLUMNS, against_copies, significant
 
 WIDTHS = (14, 22, 7, 8, 8, 12, 7, 7, 15, 8, 13)
 
@@ -63,6 +63,8 @@ class Table:
             self.line(f"{row.impl:<{WIDTHS[0]}}FAILED: {row.reason:.200}", "red")
         else:
             self.line(text, "green" if row.kind == "ours" else "")
+        if shared := against_copies(row):
+            self.line(f"{'':<{WIDTHS[0]}}{shared}", "green")
 
     def absent(self, entries: list[dict[str, str]]) -> None:
         """Which implementations were not there, and why; once each."""

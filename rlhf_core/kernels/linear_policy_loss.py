@@ -6,6 +6,7 @@ pass, without the logits ever being whole; the definition here is the plain comp
 
 from typing import TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
 from .dispatch import Op
@@ -90,9 +91,10 @@ def _eager(
 ) -> tuple[Tensor, Metrics]:
     """The definition."""
     wanted = entropy or options.get("entropy_coef", 0.0) != 0
-    logprobs, entropies = TOKEN_LOGPROBS("eager", hidden, hidden, weight, targets, bias, temperature, wanted)
     given, kept = options.get("mask"), targets != IGNORED
     mask = kept if given is None else kept & given
+    targets = torch.where(mask, targets, IGNORED)  # what a masked row holds is never read
+    logprobs, entropies = TOKEN_LOGPROBS("eager", hidden, hidden, weight, targets, bias, temperature, wanted)
     rest: PPOOptions = {**options, "mask": mask}
     return ppo_loss(logprobs, old_logprobs, advantages, entropy=entropies, backend="eager", **rest)
 

@@ -22,7 +22,8 @@ MISTAKES = {
     ("op=shaped_gae", "mode=bwd"): "shaped_gae has no gradient",
     ("dtype=float23",): "Did you mean float32?",
     ("mode=forward",): "there are: fwd, bwd, full",
-    ("lengths=ragged,full",): "takes one of full, ragged",
+    ("lengths=ragged,long",): "lengths=long: no such lengths; there are: full, ragged",
+    ("op=attention", "shape=4x64"): "attention takes <sequences>x<tokens>x<query_heads>x<key_heads>x<head_size>",
     ("device=gpu",): "device=gpu: cannot be used here",
     ("reps=0",): "expected a number above 0",
     ("reps=2.5",): "expected a whole number",
@@ -49,7 +50,7 @@ def test_so_are_mistakes_in_the_other_commands(words, bench):
 def test_defaults_are_every_op_of_the_ci_preset():
     asked = ask([])
     assert {operation.name for operation, _ in asked.cases} == set(operations())
-    assert asked.dtypes == ("float32",) and asked.modes == ("full",)
+    assert asked.dtypes == ("float32",) and asked.modes == ("full",) and asked.lengths == ("full",)
 
 
 def test_lists_and_shapes():
@@ -60,6 +61,7 @@ def test_lists_and_shapes():
     ]
     assert asked.dtypes == ("float32", "bfloat16") and asked.modes == ("fwd", "bwd")
     assert [one.name for one in asked.implementations] == ["eager"]
+    assert ask(["lengths=full,ragged"]).lengths == ("full", "ragged")
 
 
 def test_a_preset_takes_the_ops_that_it_has():

@@ -161,3 +161,11 @@ def test_runs_without_a_common_row_cannot_be_compared(rows, tmp_path, bench):
 def test_a_limit_that_is_no_percentage_is_told(limit, rows, tmp_path, bench):
     done = compared(bench, tmp_path, rows, rows, f"--fail-over={limit}")
     assert done.code == 1 and f"--fail-over {limit}: expected a percentage" in done.err
+
+
+def test_what_sharing_a_prompt_gave_is_told_beside_what_it_saves(tmp_path, bench):
+    shared = replace(row("cpu", "ours", 2.0, 5.0), op="attention_shared", copied=4.0, speedup_copies=3.7)
+    copies = replace(row("copies", "baseline", 7.4, 1.3), op="attention_shared", copied=4.0, speedup_copies=1.0)
+    done = bench("report", save(tmp_path / "r.json", copies, shared))
+    assert "`cpu` 64x512: 3.7× copies of the prompt, 92 % of the 4× work saved." in done.out
+    assert "`copies` 64x512" not in done.out

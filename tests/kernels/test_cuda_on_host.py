@@ -5,6 +5,7 @@ not that a GPU runs them, nor how fast.
 """
 
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ RUN = {
     "grpo_loss": ops.run_policy_loss,
     "ranking_loss": ops.run_ranking_loss,
     "preference_loss": ops.run_preference_loss,
+    "decode_attention": ops.run_decode_attention,
 }
 RAGGED = [5, 0, 33, 1, 140]  # a warp a sequence
 LONG = [700, 0, 900]  # a block a sequence
@@ -128,6 +130,83 @@ def test_a_sequence_does_not_depend_on_the_batch(row: int, company: int, host: e
     whole = kernels.shaped_gae(**batch.arguments, backend="cuda")
     for name in ("advantages", "returns", "kl"):
         assert torch.equal(getattr(found, name), getattr(whole, name)[begin:end])
+
+
+DECODING = [
+    # lengths, query heads, key heads, D; prompts' lengths, prompt of each sequence
+    ([5, 0, 256, 257, 600], 4, 4, 32, [], []),
+    ([3, 300, 0], 6, 2, 64, [257, 0, 40], [2, 0, -1]),
+    ([0, 511, 7], 8, 1, 96, [512], [0, 0, 0]),
+    ([31, 0, 129, 1], 14, 2, 128, [70, 256], [1, 0, 1, -1]),
+    ([260], 9, 1, 64, [], []),
+    ([0, 0], 2, 2, 32, [], []),
+    ([0, 0], 2, 1, 32, [3], [-1, 0]),
+    ([], 2, 1, 32, [3], []),
+]
+
+
+def decoding(number: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What is in no filled slot is NaN."""
+    lengths, heads, key_heads, size, prompts, prompt_of = DECODING[number]
+    random = torch.Generator().manual_seed(number)
+
+    def rows(counts: list[int]) -> torch.Tensor:
+        some = torch.randn(len(counts), max(counts, default=0) + 2, key_heads, size, generator=random)
+        for row, count in zip(some, counts, strict=True):
+            row[count:] = torch.nan
+        return some.to(dtype)
+
+    case = {"q": torch.randn(len(lengths), heads, size, generator=random).to(dtype)}
+    case |= {"k_cache": rows(lengths), "v_cache": rows(lengths), "lengths": torch.tensor(lengths, dtype=torch.int32)}
+    if prompts:
+        case |= {"prefix_k": rows(prompts), "prefix_v": rows(prompts)}
+        case |= {"prefix_of": torch.tensor(prompt_of, dtype=torch.int32)}
+        case |= {"prefix_lengths": torch.tensor(prompts, dtype=torch.int32)}
+    return case
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("number", range(len(DECODING)))
+def test_decode_attention(number: int, dtype: torch.dtype, host: emulated.Host) -> None:
+    """Right; the same bits in any order of blocks and threads, and for rows read at once or a number at a time."""
+    case = decoding(number, dtype)
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in case.items()}
+    exact, single = (kernels.decode_attention(**x, scale=0.3, backend="eager") for x in (wide, case))
+    found = kernels.decode_attention(**case, scale=0.3, backend="cuda")
+    compare({"out": found}, {"out": single}, {"out": exact}, small=2e-7)
+    for host.order, host.shift in ((1, 1), (2, 8)):
+        assert torch.equal(kernels.decode_attention(**case, scale=0.3, backend="cuda"), found)
+
+
+def test_decode_attention_of_a_whole_prompt(host: emulated.Host) -> None:
+    """Without lengths of prompts, all of them is theirs."""
+    case = decoding(1, torch.float32)
+    case |= {name: case[name].nan_to_num() for name in ("prefix_k", "prefix_v")}
+    del case["prefix_lengths"]
+    found, wanted = (kernels.decode_attention(**case, backend=backend) for backend in ("cuda", "eager"))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_sequence_decodes_the_same_in_any_batch(host: emulated.Host) -> None:
+    case = decoding(3, torch.bfloat16)
+    whole = kernels.decode_attention(**case, backend="cuda")
+    of_sequences = ("q", "k_cache", "v_cache", "lengths", "prefix_of")
+    for row in range(len(whole)):
+        alone = {name: x[row : row + 1] if name in of_sequences else x for name, x in case.items()}
+        slots = int(alone["lengths"])
+        alone |= {name: alone[name][:, :slots] for name in ("k_cache", "v_cache")}
+        assert torch.equal(kernels.decode_attention(**alone, backend="cuda")[0], whole[row])
+
+
+@pytest.mark.parametrize("bad", [-5, 2**31 - 1])
+def test_bad_lengths_and_prompts_reach_nothing_outside(
+    bad: int, host: emulated.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cannot be checked on a GPU without waiting for it."""
+    monkeypatch.setattr(import_module("rlhf_core.kernels.decode_attention"), "_check_range", lambda *_: None)
+    case = decoding(1, torch.float32)
+    for name in ("lengths", "prefix_of", "prefix_lengths"):
+        kernels.decode_attention(**case | {name: torch.full_like(case[name], bad)}, backend="cuda")
 
 
 def test_a_barrier_that_not_all_threads_reach_is_an_error(compiled: emulated.Host) -> None:

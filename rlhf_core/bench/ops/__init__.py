@@ -6,7 +6,7 @@ from pkgutil import iter_modules
 
 from ..operation import Operation
 
-USUAL = ("ci", "rlhf-7b", "grpo-long", "dpo", "ranking", "gpu")
+USUAL = ("ci", "rlhf-7b", "grpo-long", "dpo", "ranking", "attention", "logprobs", "gpu")
 """The order in which presets are shown."""
 
 

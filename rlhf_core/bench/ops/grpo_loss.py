@@ -35,7 +35,9 @@ class GRPOLoss(Operation):
     required = ("loss",)
     options: ClassVar = {"clip_low": 0.2, "clip_high": 0.28, "kl_coef": 0.04}
 
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Groups are not needed for the loss: advantages are given."""
         tokens = sum(lengths)
         found = policy_inputs.log_probs(tokens, dtype, generator, (0.2, 0.28))

@@ -35,7 +35,9 @@ class PPOLoss(Operation):
     required = ("loss",)
     options: ClassVar = {"clip": 0.2, "value_clip": 0.2, "value_coef": 0.5}
 
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """As after an epoch: ratios and values have moved."""
         tokens = sum(lengths)
         advantages = policy_inputs.advantages(tokens, dtype, generator)

@@ -30,13 +30,16 @@ class PreferenceLoss(Operation):
     }
     learnt = ("chosen", "rejected")
     required = ("loss",)
+    sequences = False
     options: ClassVar = {"beta": 0.1}
 
     def lengths(self, sizes: tuple[int, ...], how: str, generator: torch.Generator) -> list[int]:
         """A pair each: there is nothing to be ragged."""
         return [1] * sizes[0]
 
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Sums over some hundred tokens."""
         chosen, rejected = -100 - 50 * torch.rand(2, len(lengths), generator=generator)
         drift = 10 * torch.randn(2, len(lengths), generator=generator)

@@ -30,7 +30,9 @@ class RankingLoss(Operation):
     learnt = ("scores",)
     required = ("loss",)
 
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Scores far enough apart to be so in bfloat16."""
         ranks, places = (torch.cat([torch.randperm(size, generator=generator) for size in lengths]) for _ in range(2))
         scores = 0.375 * places - 1 + 0.125 * torch.rand(len(ranks), generator=generator)

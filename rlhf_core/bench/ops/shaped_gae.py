@@ -32,7 +32,9 @@ class ShapedGAE(Operation):
     required = ("whitened", "returns")
     options: ClassVar = {"gamma": 1.0, "lam": 0.95, "kl_coef": 0.05}
 
-    def inputs(self, lengths: list[int], dtype: torch.dtype, generator: torch.Generator) -> dict[str, Tensor]:
+    def inputs(
+        self, sizes: tuple[int, ...], lengths: list[int], dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Values near the scores', log-probs near the reference's."""
         tokens = sum(lengths)
         ref_logprobs = -torch.rand(tokens, generator=generator) * 4

@@ -5,11 +5,10 @@ from torch import Tensor
 
 from .. import attention, extension
 from ..dispatch import Implementation
+from .products import widens
 from .scalars import BUILT
 
 HEAD_SIZES = (32, 64, 96, 128)
-BF16 = bool(extension.build_info().get("bf16_products"))
-"""Whether this processor multiplies bfloat16; elsewhere, as float16 everywhere, it is widened to float32."""
 
 if BUILT:
 
@@ -19,13 +18,10 @@ if BUILT:
         return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:2], dtype=dtype)
 
     @torch.library.register_fake("rlhf::attention_backward")  # type: ignore[untyped-decorator]
-    def _gradients(grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, *rest: object) -> tuple[Tensor, ...]:
+    def _gradients(
+        grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, *rest: object
+    ) -> tuple[Tensor, ...]:
         return q.new_empty(q.shape), k.new_empty(k.shape), k.new_empty(k.shape)
-
-
-def widens(dtype: torch.dtype) -> bool:
-    """Whether products of this dtype are computed in float32."""
-    return dtype == torch.float16 or (dtype == torch.bfloat16 and not BF16)
 
 
 def _run(
@@ -46,8 +42,9 @@ def _run(
     return out.to(dtype), lse if return_lse else None
 
 
-def _refuses(q: Tensor, *_: object) -> str | None:
+def refuses(q: Tensor, *_: object) -> str | None:
+    """Why a call cannot be computed, or None."""
     return None if q.shape[2] in HEAD_SIZES else f"takes head sizes {', '.join(map(str, HEAD_SIZES))}, not {q.shape[2]}"
 
 
-attention.OP.add("cpu", Implementation(_run, ("cpu",), refuses=_refuses, unavailable=extension.why_not()))
+attention.OP.add("cpu", Implementation(_run, ("cpu",), refuses=refuses, unavailable=extension.why_not()))

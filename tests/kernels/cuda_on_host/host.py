@@ -118,7 +118,8 @@ class Host:
             fill(task, name, value)
         size = getattr(self.library, f"rlhf_{op}_workspace")
         size.restype = ctypes.c_size_t
-        workspace = torch.full((size(),), 0xFF, dtype=torch.uint8)
+        # Not all of them depend on the task; C does not mind an argument too many.
+        workspace = torch.full((size(ctypes.byref(task)),), 0xFF, dtype=torch.uint8)
         self.library.emulator_order(self.order)
         error = getattr(self.library, f"rlhf_{op}")(ctypes.byref(task), ctypes.c_void_p(workspace.data_ptr()), None)
         assert error == 0, f"{op}: CUDA error {error}"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_core.kernels.gae import GAE
@@ -11,9 +12,10 @@ from rlhf_core.kernels.policy_loss import METRICS, Terms
 from rlhf_core.kernels.preference_loss import KINDS
 from rlhf_core.kernels.preference_loss import METRICS as PREFERENCE_METRICS
 
-from .host import Host
+from .host import Host, guarded
 
 INFINITY = float("inf")
+NAN = float("nan")
 
 
 def number(value: "float | Tensor | None", *, device: bool) -> dict[str, Any]:
@@ -120,3 +122,28 @@ def run_preference_loss(
     return ScalarLoss.apply(loss, tuple(gradients.values()), chosen, rejected), dict(
         zip(PREFERENCE_METRICS, metrics, strict=True)
     )
+
+
+def run_decode_attention(
+    host: Host, q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale: float, prefix_k: Tensor | None,
+    prefix_v: Tensor | None, prefix_of: Tensor | None, prefix_lengths: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Rows are as far apart as tensors are from alignment, with NaN between them."""
+    outer = {"q": ("sequence", "head"), "k": ("sequence", "slot", "head"), "prefix_k": ("prompt", "slot", "head")}
+    names = {**outer, "v": outer["k"], "prefix_v": outer["prefix_k"]}
+    given = {"q": q, "k": k_cache, "v": v_cache, "prefix_k": prefix_k, "prefix_v": prefix_v}
+    fields: dict[str, Any] = {}
+    for name, tensor in given.items():
+        if tensor is not None:
+            spread = F.pad(tensor, (0, host.shift), value=NAN)
+            fields[name] = host.given(spread.flatten())
+            fields |= {f"{name}_{of}": step for of, step in zip(names[name], spread.stride(), strict=False)}
+    out = guarded(torch.full((q.numel(),), NAN, dtype=q.dtype), host.shift)
+    prompts = (0, 0) if prefix_k is None else prefix_k.shape[:2]
+    host.run(
+        "decode_attention", "DecodeAttention", sequences=len(q), heads=q.shape[1], key_heads=k_cache.shape[2],
+        size=q.shape[2], slots=k_cache.shape[1], prompts=prompts[0], prefix_slots=prompts[1], scale=scale,
+        dtype=(torch.float32, torch.bfloat16, torch.float16).index(q.dtype), lengths=host.given(lengths),
+        prefix_of=host.given(prefix_of), prefix_lengths=host.given(prefix_lengths), out=out, **fields,
+    )  # fmt: skip
+    return out.clone().view(q.shape)
