@@ -78,10 +78,11 @@ class Experience:
 
     def select(self, indices: Sequence[int]) -> "Experience":
         """The sequences at ``indices``, in that order."""
-        starts = self.packed.cu_seqlens.tolist()
-        device = self.mask.device
-        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device=device) for i in indices])
-        packed = Packed(self.packed.tokens[rows], offsets([starts[i + 1] - starts[i] for i in indices], device))
+        starts, device = self.packed.cu_seqlens.tolist(), self.mask.device
+        rows = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in indices]).to(device)
+        lengths = [starts[i + 1] - starts[i] for i in indices]
+        prompts = tuple(self.packed.prompts[i] for i in indices) if self.packed.prompts else ()
+        packed = Packed(self.packed.tokens[rows], offsets(lengths, device), self.mask[rows], prompts)
         return Experience(
             packed, self.mask[rows], self.logprobs[rows], self.values[rows],
             self.scores[torch.tensor(indices, device=device)], self.advantages[rows], self.returns[rows], self.kl[rows],
@@ -116,12 +117,12 @@ def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt]
 
 def pack(rollout: Rollout, device: torch.device) -> tuple[Packed, Tensor, Tensor]:
     """A rollout in one row: the packed tokens, ``mask`` and ``logprobs`` as ``Experience`` has them."""
-    pairs = list(zip(rollout.prompts, rollout.responses, strict=True))
-    packed = Packed.of([[*prompt, *response] for prompt, response in pairs], device)
-    mask = torch.tensor([flag for prompt, response in pairs for flag in [False] * len(prompt) + [True] * len(response)])
+    packed = Packed.answers(rollout.prompts, rollout.responses, device)
+    mask = packed.predicted
+    assert mask is not None
     logprobs = torch.zeros(len(mask))
-    logprobs[mask] = torch.cat([*rollout.logprobs, torch.zeros(0)])
-    return packed, mask.to(device), logprobs.to(device)
+    logprobs[mask.cpu()] = torch.cat([*rollout.logprobs, torch.zeros(0)])
+    return packed, mask, logprobs.to(device)
 
 
 def minibatches(
@@ -137,9 +138,14 @@ def minibatches(
     for _ in range(epochs):
         order = torch.randperm(len(lengths), generator=generator).tolist()
         for start in range(0, size * count, size):
-            chosen = order[start : start + size]
-            pieces = [
-                experience.select([chosen[place] for place in group])
-                for group in within([lengths[index] for index in chosen], budget)
-            ]
+            chosen = experience.select(neighbours(order[start : start + size], experience.packed.prompts))
+            pieces = [chosen.select(group) for group in within(chosen.packed.costs, budget)]
             yield pieces, sum(int(piece.mask.sum()) for piece in pieces)
+
+
+def neighbours(order: list[int], prompts: Sequence[tuple[int, int]]) -> list[int]:
+    """The same sequences with those of one prompt side by side, where they share it; else in their order."""
+    first: dict[int, int] = {}
+    for place, index in enumerate(order):
+        first.setdefault(prompts[index][0] if prompts else index, place)
+    return sorted(order, key=lambda index: first[prompts[index][0] if prompts else index])

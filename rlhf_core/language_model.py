@@ -4,7 +4,7 @@ N packed tokens, H hidden size, V vocabulary.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from . import kernels
 from .attention import NAME
 from .batch import Packed, following
 from .errors import UserError
+from .kernels.logprobs import IGNORED
 
 
 def unadapted(model: Any) -> Any:
@@ -25,12 +26,14 @@ def unadapted(model: Any) -> Any:
 
 
 def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
-    """``[N, H]`` last hidden states of a packed row, by our attention; any transformers model with a decoder."""
+    """``[M, H]`` last hidden states of the folded row, by our attention; any transformers model with a decoder."""
     decoder: Any = unadapted(model).base_model
+    row = packed.folded
     output = decoder(
-        input_ids=packed.tokens[None],
-        position_ids=packed.positions[None],
-        cu_seqlens=packed.cu_seqlens,
+        input_ids=row.tokens[None],
+        position_ids=row.positions[None],
+        cu_seqlens=row.cu_seqlens,
+        responses_per_prompt=row.responses_per_prompt,
         use_cache=False,
     )
     return cast(Tensor, output.last_hidden_state[0])
@@ -99,30 +102,49 @@ class LanguageModel:
         return int(self.tokenizer.eos_token_id)
 
     def logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
-        """``[N]`` float32 log-probabilities (nats) of each token given those before it; 0 at a sequence's first."""
-        hidden = hidden_states(self.model, packed)
-        head = unadapted(self.model).get_output_embeddings()
-        logprobs = kernels.token_logprobs(hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature)
-        return following(logprobs)
+        """``[N]`` float32 log-probabilities (nats) of the predicted tokens given those before; 0 elsewhere."""
+        return self._predict(packed, temperature, entropy=False)[0]
 
     def logprobs_and_entropy(self, packed: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """``logprobs``, and the ``[N]`` float32 entropy (nats) of the distribution each token was drawn from."""
-        hidden = hidden_states(self.model, packed)
-        head = unadapted(self.model).get_output_embeddings()
-        logprobs, entropy = kernels.token_logprobs(
-            hidden, head.weight, packed.targets, bias=head.bias, temperature=temperature, entropy=True
-        )
-        return following(logprobs), following(entropy)
+        logprobs, entropy = self._predict(packed, temperature, entropy=True)
+        assert entropy is not None
+        return logprobs, entropy
 
-    def distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """``[B, V]`` float32 log-probabilities of the next token after ``[B, H]`` hidden states.
+    def _predict(self, packed: Packed, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        hidden, rows = hidden_states(self.model, packed), packed.folded.rows
+        head = unadapted(self.model).get_output_embeddings()
+        options: dict[str, Any] = {"bias": head.bias, "temperature": temperature, "entropy": entropy}
+        weight = head.weight.to(hidden.dtype)  # bfloat16 states under autocast
+        targets = packed.targets
+        if rows is None:
+            found = kernels.token_logprobs(hidden, weight, targets, **options)
+            logprobs, entropies = found if entropy else (found, None)
+            return following(logprobs), None if entropies is None else following(entropies)
+        # A prompt's last state predicts the first token of each of its responses.
+        sources = (targets != IGNORED).nonzero()[:, 0]
+        found = kernels.token_logprobs(hidden.index_select(0, rows[sources]), weight, targets[sources], **options)
+        logprobs, entropies = found if entropy else (found, None)
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(len(targets)).index_put((sources + 1,), values)
+
+        return placed(logprobs), None if entropies is None else placed(entropies)
+
+    def next_token(self, temperature: float) -> Callable[[Tensor], Tensor]:
+        """What gives the ``[B, V]`` float32 log-probabilities of the next token after ``[B, H]`` hidden states.
 
         The product is taken in float32, as in training: bfloat16 logits would cost up to 4e-3 nats.
         """
         head = unadapted(self.model).get_output_embeddings()
-        bias = None if head.bias is None else head.bias.float()
-        logits = nn.functional.linear(hidden.float(), head.weight.float(), bias)
-        return torch.log_softmax(logits / temperature, dim=-1)
+        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+
+        def distribution(hidden: Tensor) -> Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                logits = nn.functional.linear(hidden.float(), weight, bias)
+            return torch.log_softmax(logits / temperature, dim=-1)
+
+        return distribution
 
     def fit(self, length: int, key: str) -> None:
         """Refuse sequences of ``length`` tokens if the model has fewer positions; ``key`` is the setting to lower."""

@@ -65,10 +65,5 @@ def within(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 def per_token(function: Callable[[Packed], Tensor], packed: Packed, budget: int) -> Tensor:
     """``[N]`` values that ``function`` gives of a packed row, computed in pieces of at most ``budget`` tokens."""
-    starts = packed.cu_seqlens.tolist()
-    parts = []
-    for group in within(packed.lengths.tolist(), budget):
-        first, last = starts[group[0]], starts[group[-1] + 1]
-        cu_seqlens = packed.cu_seqlens[group[0] : group[-1] + 2] - first
-        parts.append(function(Packed(packed.tokens[first:last], cu_seqlens)))
+    parts = [function(packed.slice(group[0], group[-1] + 1)) for group in within(packed.costs, budget)]
     return torch.cat(parts) if parts else torch.zeros(0)

@@ -52,11 +52,12 @@ class ScalarModel(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """``[N]`` float32, one number a token."""
-        return self._score(hidden_states(self.model, packed))
+        return packed.folded.unfolded(self._score(hidden_states(self.model, packed)))
 
     def last(self, packed: Packed) -> Tensor:
         """``[B]`` float32, the number at each sequence's last token."""
-        return self._score(hidden_states(self.model, packed)[packed.cu_seqlens[1:].long() - 1])
+        rows, last = packed.folded.rows, packed.cu_seqlens[1:].long() - 1
+        return self._score(hidden_states(self.model, packed)[last if rows is None else rows[last]])
 
     def save(self, folder: Path) -> None:
         """A plain transformers checkpoint, adapters merged, the bias in its config."""

@@ -131,7 +131,6 @@ def microbatches(batch: list[Example], budget: int, device: torch.device) -> Ite
     denominator = sum(len(tokens) - given for tokens, given in batch)
     for group in within([len(tokens) for tokens, _ in batch], budget):
         chosen = [batch[index] for index in group]
-        mask = [place >= given for tokens, given in chosen for place in range(len(tokens))]
-        yield Microbatch(
-            Packed.of([tokens for tokens, _ in chosen], device), torch.tensor(mask, device=device), denominator
-        )
+        flags = [place >= given for tokens, given in chosen for place in range(len(tokens))]
+        row, mask = Packed.of([tokens for tokens, _ in chosen], device), torch.tensor(flags, device=device)
+        yield Microbatch(Packed(row.tokens, row.cu_seqlens, mask), mask, denominator)

@@ -28,15 +28,16 @@ log = logging.getLogger("rlhf")
 
 @dataclass(frozen=True)
 class Ranked:
-    """One ranking in tokens: each response with its prompt, and its rank (smaller is better)."""
+    """One ranking in tokens: a prompt, its responses, and their ranks (smaller is better)."""
 
-    sequences: list[list[int]]
+    prompt: list[int]
+    responses: list[list[int]]
     ranks: tuple[float, ...]
 
     @property
     def size(self) -> int:
-        """Tokens of all its sequences."""
-        return sum(map(len, self.sequences))
+        """Tokens; the prompt is there once."""
+        return len(self.prompt) + sum(map(len, self.responses))
 
     @property
     def informative(self) -> bool:
@@ -88,7 +89,8 @@ class RewardModel:
             prompt = encode_prompt(self.model.tokenizer, row.prompt)
             responses = [encode_response(self.model.tokenizer, response) for response in row.responses]
             if len(prompt) < self.max_length:  # else nothing of the responses would be left to tell them apart
-                rankings.append(Ranked([(prompt + response)[: self.max_length] for response in responses], row.ranks))
+                room = self.max_length - len(prompt)
+                rankings.append(Ranked(prompt, [response[:room] for response in responses], row.ranks))
         return rankings
 
     @property
@@ -98,7 +100,7 @@ class RewardModel:
 
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
-        responses = sum(len(ranking.sequences) for ranking in self.rankings)
+        responses = sum(len(ranking.responses) for ranking in self.rankings)
         passes = f"{len(self.rankings)} rankings ({responses} responses) × {self.epochs:g} epochs"
         return f"{passes} {per_step(self.order, self.total_steps, self.run.microbatch_tokens)}"
 
@@ -115,9 +117,10 @@ class RewardModel:
     def loss(self, microbatch: Microbatch) -> Loss:
         """The ranking loss of these prompts, over all prompts of the minibatch that say anything."""
         rankings = microbatch.rankings
-        packed = Packed.of([sequence for ranking in rankings for sequence in ranking.sequences], self.run.device)
+        pairs = [(ranking.prompt, response) for ranking in rankings for response in ranking.responses]
+        packed = Packed.answers(*zip(*pairs, strict=True), device=self.run.device)
         ranks = torch.tensor([rank for ranking in rankings for rank in ranking.ranks], device=self.run.device)
-        groups = offsets([len(ranking.sequences) for ranking in rankings], self.run.device)
+        groups = offsets([len(ranking.responses) for ranking in rankings], self.run.device)
         scores = self.model.last(packed)
         loss, accuracy = kernels.ranking_loss(scores, groups, ranks, center_coef=self.center_coef)
         informative = sum(ranking.informative for ranking in rankings)

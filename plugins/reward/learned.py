@@ -1,6 +1,5 @@
 """A reward model learned from human rankings."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,28 +33,25 @@ class ModelScorer:
 
     def score(self, samples: Samples) -> Tensor:
         """``[B]`` float32 scores, of dropout-free forward passes."""
-        sequences = self.sequences(samples)
+        packed = Packed.answers(*self.pairs(samples), device=self.model.bias.device)
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            groups = within([len(sequence) for sequence in sequences], self.microbatch_tokens)
-            parts = [
-                self.model.last(Packed.of([sequences[i] for i in group], self.model.bias.device)) for group in groups
-            ]
+            groups = within(packed.costs, self.microbatch_tokens)
+            parts = [self.model.last(packed.slice(group[0], group[-1] + 1)) for group in groups]
         self.model.train(training)
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def sequences(self, samples: Samples) -> list[list[int]]:
-        """Prompt, response and end token: the sampled tokens where the tokenizer is ours, else the text anew."""
+    def pairs(self, samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts, and responses with the end token: the sampled tokens where the tokenizer is ours, else the text anew."""
         tokenizer = self.model.tokenizer
         end = tokenizer.eos_token_id
         if self.reads(samples.tokenizer):
-            pairs: Sequence[tuple[Any, Any]] = list(zip(samples.prompt_ids, samples.response_ids, strict=True))
-            return [
-                [*prompt, *response, *([] if response and response[-1] == end else [end])] for prompt, response in pairs
-            ]
-        pairs = list(zip(samples.prompts, samples.responses, strict=True))
-        return [encode_prompt(tokenizer, prompt) + encode_response(tokenizer, response) for prompt, response in pairs]
+            responses = [list(response) for response in samples.response_ids]
+            ended = [response if response and response[-1] == end else [*response, end] for response in responses]
+            return [list(prompt) for prompt in samples.prompt_ids], ended
+        prompts = [encode_prompt(tokenizer, prompt) for prompt in samples.prompts]
+        return prompts, [encode_response(tokenizer, response) for response in samples.responses]
 
     def reads(self, tokenizer: Any) -> bool:
         """Whether tokens of ``tokenizer`` are ours too."""

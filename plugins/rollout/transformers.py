@@ -1,23 +1,27 @@
-"""Sampling in this process with the transformers model itself and its KV cache.
+"""Sampling in this process with the transformers model itself: prompts once, one token a response and step.
 
-B responses under way, V vocabulary.
+n responses under way, V vocabulary, H hidden size.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from rlhf_core.batch import Packed
 from rlhf_core.contracts.rollout import Rollout
 from rlhf_core.errors import UserError, at_least
+from rlhf_core.kv_cache import KVCache
 from rlhf_core.language_model import LanguageModel, unadapted
 
 
 @dataclass
 class Transformers:
-    """Batched ancestral sampling; finished responses leave the batch."""
+    """Ancestral sampling with continuous batching: a response that ends makes room for one that waits."""
 
     rlhf_api: ClassVar[int] = 1
 
@@ -27,84 +31,122 @@ class Transformers:
     batch_size: int = 128  # most responses sampled side by side
 
     def generate(self, model: LanguageModel, prompts: Sequence[Sequence[int]], generator: torch.Generator) -> Rollout:
-        """One response to each prompt."""
+        """One response to each prompt; neighbours with the same prompt share its keys and values."""
         if self.temperature <= 0:
             raise UserError(f"rollout.temperature: got {self.temperature}, expected more than 0 (rollouts sample)")
         at_least(1, rollout__max_new_tokens=self.max_new_tokens, rollout__batch_size=self.batch_size)
         model.fit(max(map(len, prompts), default=0) + self.max_new_tokens, "rollout.max_new_tokens")
-        responses: list[list[int]] = []
-        logprobs: list[Tensor] = []
+        if not prompts:
+            return Rollout(prompts, [], [], [])
         with model.evaluating():
-            for start in range(0, len(prompts), self.batch_size):
-                batch = Batch(prompts[start : start + self.batch_size], model)
-                while batch.rows and batch.length < self.max_new_tokens:
-                    batch.step(model, self, generator)
-                responses += batch.responses
-                logprobs += [torch.tensor(row) for row in batch.logprobs]
-        stops = ["eos" if response and response[-1] == model.end else "length" for response in responses]
-        return Rollout(prompts, responses, logprobs, stops)
+            batch = Batch(prompts, model, self)
+            while batch.rows or batch.waiting:
+                batch.admit()
+                batch.step(generator)
+        stops = ["eos" if response and response[-1] == model.end else "length" for response in batch.responses]
+        return Rollout(prompts, batch.responses, [torch.tensor(row) for row in batch.logprobs], stops)
 
 
 class Batch:
-    """Responses under way: left-padded prompts, a cache, and which responses still grow."""
+    """Responses under way, and those that wait for a place."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], model: LanguageModel) -> None:
+    def __init__(self, prompts: Sequence[Sequence[int]], model: LanguageModel, sampling: Transformers) -> None:
         """Nothing sampled yet."""
-        longest = max(map(len, prompts))
-        padded = [[model.end] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        attended = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self.inputs = torch.tensor(padded, device=model.device)
-        self.attended = torch.tensor(attended, device=model.device)
-        self.cache: Any = None
-        self.rows = list(range(len(prompts)))  # which response each row of the batch is
+        self.prompts, self.model, self.sampling = prompts, model, sampling
+        self.size = min(sampling.batch_size, len(prompts))
+        self.waiting = [  # responses to one prompt, together as long as a batch holds them
+            same[start : start + self.size]
+            for same in (list(run) for _, run in groupby(range(len(prompts)), lambda index: tuple(prompts[index])))
+            for start in range(0, len(same), self.size)
+        ]
+        slots = min(self.size, len(self.waiting))
+        self.cache = KVCache(self.size, sampling.max_new_tokens, slots, max(map(len, prompts)), model.device)
+        self.free = list(range(slots))  # places for prompts
+        self.rows: list[int] = []  # which response each slot of the cache is
+        self.prompt_slots: list[int] = []  # and the place of its prompt
+        self.begun = 0  # how many of them have tokens already
+        self.states = torch.empty(0)  # [new rows, H] the prompts' last hidden states, for those that have none
         self.responses: list[list[int]] = [[] for _ in prompts]
         self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.length = 0
+        self.distribution: Callable[[Tensor], Tensor] = model.next_token(sampling.temperature)
 
-    def step(self, model: LanguageModel, sampling: Transformers, generator: torch.Generator) -> None:
-        """One more token for every response that still grows."""
-        logprobs = self.forward(model, sampling.temperature)
-        tokens = draw(logprobs, sampling.top_p, generator)
+    def admit(self) -> None:
+        """Run the prompts that there is room for, and begin their responses."""
+        groups: list[list[int]] = []
+        room = self.size - len(self.rows)
+        while self.waiting and self.free[len(groups) :] and len(self.waiting[0]) <= room:
+            room -= len(self.waiting[0])
+            groups.append(self.waiting.pop(0))
+        if not groups:
+            return
+        slots, self.free = self.free[: len(groups)], self.free[len(groups) :]
+        row = Packed.of([self.prompts[group[0]] for group in groups], self.model.device)
+        self.cache.prefill(slots, row.lengths.tolist())
+        hidden = self.forward(row.tokens, row.positions, row.cu_seqlens)
+        self.cache.where = None
+        owners = [slot for slot, group in zip(slots, groups, strict=True) for _ in group]
+        counts = torch.tensor([len(group) for group in groups], device=hidden.device)
+        self.states = hidden[row.cu_seqlens[1:].long() - 1].repeat_interleave(counts, 0)
+        self.cache.admit(owners)
+        self.prompt_slots += owners
+        self.rows += [index for group in groups for index in group]
+
+    def step(self, generator: torch.Generator) -> None:
+        """One more token for every response under way."""
+        states = self.states
+        if self.begun:
+            last = torch.tensor([self.responses[index][-1] for index in self.rows[: self.begun]])
+            hidden = self.forward(last.to(self.model.device), self.cache.positions()[: self.begun])
+            self.cache.grown(self.begun)
+            states = torch.cat([hidden, states]) if len(states) else hidden
+        self.states, self.begun = states[:0], len(self.rows)
+        logprobs = self.distribution(states)
+        tokens = draw(logprobs, self.sampling.top_p, generator)
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
-        growing = []
-        for place, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
-            self.responses[row].append(token)
-            self.logprobs[row].append(chosen[place])
-            if token != model.end:
-                growing.append(place)
-        self.length += 1
-        self.inputs = tokens[:, None]
-        self.attended = torch.cat([self.attended, self.attended.new_ones(len(self.rows), 1)], dim=1)
-        if len(growing) < len(self.rows):
-            self.keep(growing)
+        ended = []
+        for place, (index, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
+            self.responses[index].append(token)
+            self.logprobs[index].append(chosen[place])
+            if token == self.model.end or len(self.responses[index]) == self.sampling.max_new_tokens:
+                ended.append(place)
+        for place in reversed(ended):
+            self.leave(place)
 
-    def forward(self, model: LanguageModel, temperature: float) -> Tensor:
-        """``[B, V]`` float32 log-probabilities of the next token."""
-        positions = (self.attended.cumsum(1) - 1).clamp(min=0)[:, -self.inputs.shape[1] :]
-        output = unadapted(model.model).base_model(
-            input_ids=self.inputs,
-            attention_mask=self.attended,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
+    def leave(self, place: int) -> None:
+        """A response has ended; the last one takes its slot, and a prompt that nobody needs any more makes room."""
+        self.cache.drop(place)
+        self.rows[place], self.prompt_slots[place] = self.rows[-1], self.prompt_slots[-1]
+        self.rows.pop()
+        self.prompt_slots.pop()
+        self.begun -= 1
+        used = Counter(self.prompt_slots)
+        self.free += [slot for slot in range(self.cache.prompts) if not used[slot] and slot not in self.free]
+
+    def forward(self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """``[tokens, H]`` last hidden states: of packed prompts, or of one new token of each response."""
+        model: Any = unadapted(self.model.model).base_model
+        output = model(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            cu_seqlens=cu_seqlens,
+            kv_cache=self.cache,
+            use_cache=False,
         )
-        self.cache = output.past_key_values
-        return model.distribution(output.last_hidden_state[:, -1], temperature)
-
-    def keep(self, places: list[int]) -> None:
-        """Let the other rows go: they are finished."""
-        self.rows = [self.rows[place] for place in places]
-        if places:
-            index = torch.tensor(places, device=self.inputs.device)
-            self.inputs, self.attended = self.inputs[index], self.attended[index]
-            self.cache.batch_select_indices(index)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
 
 
 def draw(logprobs: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    """``[B]`` int64 tokens drawn by ``[B, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751)."""
+    """``[n]`` int64 tokens drawn by ``[n, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751).
+
+    By one uniform number a row and the inverse of the distribution function, in float64: a multinomial draw would take V.
+    """
     probabilities = logprobs.exp()
     if top_p < 1:
         ordered, order = probabilities.sort(dim=1, descending=True)
         ordered[ordered.cumsum(1) - ordered >= top_p] = 0
         probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    return torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0].to(logprobs.device)
+    reached = probabilities.double().cumsum(1)
+    uniform = torch.rand(len(logprobs), 1, dtype=torch.float64, generator=generator).to(logprobs.device)
+    tokens = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)[:, 0]
+    return tokens.clamp(max=logprobs.shape[1] - 1)

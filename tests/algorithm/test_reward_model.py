@@ -21,8 +21,8 @@ def by_hand(model, rankings, center):
     losses, accuracies = [], []
     for ranking in rankings:
         scores = []
-        for sequence in ranking.sequences:
-            hidden = model.model.base_model(torch.tensor([sequence])).last_hidden_state[0, -1]
+        for response in ranking.responses:
+            hidden = model.model.base_model(torch.tensor([ranking.prompt + response])).last_hidden_state[0, -1]
             scores.append(float(hidden @ model.head.weight[0]))
         pairs = [(b, w) for b, w in product(range(len(scores)), repeat=2) if ranking.ranks[b] < ranking.ranks[w]]
         if pairs:
@@ -39,7 +39,7 @@ def by_hand(model, rankings, center):
 def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_untied_pairs(start, stage, center, budget):
     started = start(*stage, f"algorithm.center_coef={center}", f"trainer.microbatch_tokens={budget}")
     batch = started.algorithm.collect(0)
-    assert {len(ranking.sequences) for ranking in batch} >= {2, 3}
+    assert {len(ranking.responses) for ranking in batch} >= {2, 3}
     assert any(len(set(ranking.ranks)) < len(ranking.ranks) for ranking in batch)
     with torch.no_grad():
         expected, accuracy = by_hand(started.algorithm.model, batch, center)
@@ -68,7 +68,7 @@ def test_a_ranking_stays_whole_and_ends_with_the_end_token(start, stage):
     (microbatches,) = started.algorithm.minibatches(batch)
     assert [ranking for microbatch in microbatches for ranking in microbatch.rankings] == batch
     end = started.algorithm.model.tokenizer.eos_token_id
-    assert all(sequence[-1] == end for ranking in batch for sequence in ranking.sequences)
+    assert all(response[-1] == end for ranking in batch for response in ranking.responses)
 
 
 def test_the_head_starts_at_one_over_the_root_of_width_plus_one(start, stage, monkeypatch):

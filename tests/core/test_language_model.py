@@ -112,7 +112,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(new_model, texts):
         LanguageModel(new_model("llama"), endless)
 
 
-@pytest.mark.parametrize("architecture", ["Bloom", "GPTJ"])
+@pytest.mark.parametrize("architecture", ["Bloom"])
 def test_a_model_that_cannot_run_packed_is_refused(architecture, checkpoints):
     config = getattr(transformers, f"{architecture}Config")(
         vocab_size=64, hidden_size=32, n_embd=32, n_layer=1, n_head=2, n_positions=32, rotary_dim=8

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf_core import kernels
 from rlhf_core.kernels import triton as backend
 from rlhf_core.kernels.dispatch import Implementation
 
@@ -35,6 +37,8 @@ SETTINGS = ("num_warps", "num_stages", "enable_fp_fusion")
 POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.bool: "*i1",
@@ -75,6 +79,64 @@ def written_down(launches: dict[str, Launch]) -> Callable[..., None]:
     return run
 
 
+def call_from_logits() -> None:
+    """Rows that begin where 16-byte loads want them, and rows that do not."""
+    for dtype, vocabulary, entropy in product(backend.DTYPES, (48, 45), (True, False)):
+        logits = torch.zeros(3, vocabulary, dtype=dtype, requires_grad=True)
+        labels = torch.zeros(3, dtype=torch.int64)
+        found = kernels.logprobs_from_logits(logits, labels, entropy=entropy, backend="triton")
+        (found[0] + found[1] if isinstance(found, tuple) else found).sum().backward()
+
+
+def call_token_logprobs() -> None:
+    for dtype, bias, entropy in product(backend.DTYPES, (True, False), (True, False)):
+        hidden, weight, b = (torch.zeros(*s, dtype=dtype, requires_grad=True) for s in ((3, 8), (45, 8), (45,)))
+        call = {"bias": b if bias else None, "entropy": entropy, "backend": "triton"}
+        found = kernels.token_logprobs(hidden, weight, torch.zeros(3, dtype=torch.int64), **call)
+        (found[0] + found[1] if isinstance(found, tuple) else found).sum().backward()
+
+
+def call_linear_policy_loss() -> None:
+    for dtype, aggregate in product(backend.DTYPES, ("token", "sequence")):
+        hidden, weight = (torch.zeros(*s, dtype=dtype, requires_grad=True) for s in ((3, 8), (45, 8)))
+        given = (torch.zeros(3, dtype=torch.int64), torch.zeros(3), torch.zeros(3))
+        call = {"aggregate": aggregate, "cu_seqlens": torch.tensor([0, 1, 3], dtype=torch.int32), "entropy_coef": 0.1}
+        kernels.linear_policy_loss(hidden, weight, *given, **call, backend="triton")[0].backward()
+
+
+# Causal, window, shared prompts: a head size and dtype has one of these, because a compilation takes a second.
+ATTENTION = [(True, None, False), (False, 9, True), (True, None, True), (False, None, False), (True, 9, False)]
+
+
+def call_attention() -> None:
+    for number, (dtype, size) in enumerate(product(backend.DTYPES, (32, 64, 96, 128))):
+        causal, window, shared = ATTENTION[number % len(ATTENTION)]
+        q, k, v = (torch.zeros(48, heads, size, dtype=dtype, requires_grad=True) for heads in (6, 2, 2))
+        counts = torch.tensor([1], dtype=torch.int32) if shared else None
+        call = {"causal": causal, "window": window, "responses_per_prompt": counts, "return_lse": True}
+        out, lse = kernels.attention(q, k, v, torch.tensor([0, 9, 48], dtype=torch.int32), **call, backend="triton")
+        (out.sum() + lse.sum() if number % 2 else out.sum()).backward()
+
+
+def call_decode_attention() -> None:
+    for number, (dtype, size) in enumerate(product(backend.DTYPES, (32, 64, 96, 128))):
+        q, cache = (torch.zeros(*shape, size, dtype=dtype) for shape in ((2, 6), (2, 48, 2)))
+        lengths = torch.zeros(2, dtype=torch.int32)
+        names = [("prefix_k", cache), ("prefix_v", cache), ("prefix_of", lengths), ("prefix_lengths", lengths)]
+        prefix = dict(names[: (0, 3, 4)[number % 3]])
+        kernels.decode_attention(q, cache, cache, lengths, **prefix, backend="triton")
+
+
+CALLS: dict[str, Callable[[], None]] = {
+    "attention": call_attention,
+    "decode_attention": call_decode_attention,
+    "logprobs_from_logits": call_from_logits,
+    "token_logprobs": call_token_logprobs,
+    "linear_policy_loss": call_linear_policy_loss,
+}
+"""Of ops that cases.py has no options of."""
+
+
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     """Of every op, with numbers on the host and on the device, and sizes that suit 16-byte loads or do not."""
     launches: dict[str, Launch] = {}
@@ -83,6 +145,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     for name, ops in backend.MODULES.items():
         for op in ops:
             monkeypatch.setitem(op.implementations, "triton", Implementation(found[name].run))
+            if op.name in CALLS:
+                CALLS[op.name]()
+                continue
             for number, choice in enumerate(covering(op.name)[::4]):
                 on_device = hasattr(found[name], "argument") and number % 2 == 0
                 with monkeypatch.context() as patch:

@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 
+from ..attention import OP as ATTENTION
+from ..decode_attention import OP as DECODE_ATTENTION
 from ..dispatch import Implementation, Op
 from ..gae import OP as SHAPED_GAE
 from ..grpo_loss import OP as GRPO_LOSS
+from ..linear_policy_loss import OP as LINEAR_POLICY_LOSS
+from ..logprobs import FROM_LOGITS, TOKEN_LOGPROBS
 from ..ppo_loss import OP as PPO_LOSS
 from ..preference_loss import OP as PREFERENCE_LOSS
 from ..ranking_loss import OP as RANKING_LOSS
@@ -24,6 +28,11 @@ MODULES: dict[str, tuple[Op[..., Any], ...]] = {
     "policy_loss": (PPO_LOSS, GRPO_LOSS),
     "ranking_loss": (RANKING_LOSS,),
     "preference_loss": (PREFERENCE_LOSS,),
+    "attention": (ATTENTION,),
+    "decode_attention": (DECODE_ATTENTION,),
+    "logprobs": (FROM_LOGITS,),
+    "token_logprobs": (TOKEN_LOGPROBS,),
+    "linear_policy_loss": (LINEAR_POLICY_LOSS,),
 }
 """A module has ``run``, which takes what the eager definition takes, and may have ``refuses`` (``dispatch.py``)."""
 
