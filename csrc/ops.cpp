@@ -33,6 +33,7 @@ TORCH_LIBRARY(rlhf, library) {
   library.def(
       "logprobs_from_logits_backward(Tensor grad_logprobs, Tensor? grad_entropies, Tensor logits, Tensor targets, "
       "Tensor lse, Tensor entropies, float temperature) -> Tensor grad_logits");
+  library.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");  // for a few rows, without gradients
   library.def(
       "shaped_gae(Tensor scores, Tensor values, Tensor cu_seqlens, Tensor? mask, Tensor? rewards, "
       "Tensor? logprobs, Tensor? ref_logprobs, Tensor? bootstrap, float gamma, float lam, float kl_coef, "

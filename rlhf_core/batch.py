@@ -1,7 +1,8 @@
 """Ragged batches: sequences laid end to end, never padded; prompts that several responses share are computed once.
 
-N packed tokens, B sequences, M tokens of the folded row. A per-token value at index t speaks of token t: ``logprobs[t]`` is
-log p(token t | those before it in its sequence), ``values[t]`` the value of the state in which token t was chosen.
+N packed tokens, B sequences, M tokens of the folded row. A per-token value at index t speaks of token t:
+``logprobs[t]`` is log p(token t | those before it in its sequence), ``values[t]`` the value of the state in which token
+t was chosen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,8 +47,8 @@ class Packed:
         tokens: ``[N]`` int64.
         cu_seqlens: ``[B+1]`` int32, the offsets at which sequences begin; first 0, last N.
         predicted: ``[N]`` bool, the tokens whose log-prob is asked for; None: all but each sequence's first.
-        prompts: for each sequence the number of its prompt and how many tokens that has; neighbours with the same number
-            share it. Empty: nothing is shared.
+        prompts: for each sequence the number of its prompt and how many tokens that has; neighbours with the same
+            number share it. Empty: nothing is shared.
     """
 
     tokens: Tensor
@@ -65,7 +66,7 @@ class Packed:
     def answers(
         prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device | None = None
     ) -> "Packed":
-        """Prompt and response of each, end to end; responses are predicted, and neighbours with equal prompts share them."""
+        """Prompt and response of each, end to end; responses are predicted, neighbours with one prompt share it."""
         pairs = list(zip(prompts, responses, strict=True))
         row = Packed.of([[*prompt, *response] for prompt, response in pairs], device)
         flags = [flag for prompt, response in pairs for flag in [False] * len(prompt) + [True] * len(response)]

@@ -1,7 +1,7 @@
 """Keys and values of sequences under way: each prompt's once, each response's own behind it.
 
-R response slots of S tokens, P prompt slots of L tokens, Hq query heads, Hk key heads, D head size. The responses under way are
-in the first n slots, so that a step reads whole runs of memory; one that leaves is overwritten by the last.
+R response slots of S tokens, P prompt slots of L tokens, Hq query heads, Hk key heads, D head size. The responses under
+way are in the first n slots, so that a step reads whole runs of memory; one that leaves is overwritten by the last.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from . import kernels
 
 @dataclass
 class Layer:
-    """One layer's keys and values: ``[P,L,Hk,D]`` of prompts, ``[R,S,Hk,D]`` of responses."""
+    """One layer's keys and values, each head's in one piece: ``[P,Hk,L,D]`` of prompts, ``[R,Hk,S,D]`` of responses."""
 
     prompt_k: Tensor
     prompt_v: Tensor
@@ -80,53 +80,61 @@ class KVCache:
             return
         used = int(self.filled[last])
         for layer in self.layers.values():
-            layer.k[place, :used] = layer.k[last, :used]
-            layer.v[place, :used] = layer.v[last, :used]
+            layer.k[place, :, :used] = layer.k[last, :, :used]
+            layer.v[place, :, :used] = layer.v[last, :, :used]
         self.filled[place], self.prompt_of[place] = self.filled[last], self.prompt_of[last]
 
-    def grown(self, count: int) -> None:
-        """The first ``count`` responses have one more token."""
-        self.filled[:count] += 1
+    def decode(self, count: int) -> None:
+        """The model runs next on one new token of each of the first ``count`` responses."""
+        self.where = None
+        self.seen = self.filled[:count] + 1
+        self.longest = int(self.seen.max())
+        self.at = torch.arange(count, device=self.device), self.filled[:count].long()
+        self.furthest = int(self.positions()[:count].max())
+
+    def grown(self) -> None:
+        """Each of those responses has one more token."""
+        self.filled[: len(self.seen)] += 1
 
     def put(self, index: int, k: Tensor, v: Tensor) -> Layer:
         """Store ``[tokens,Hk,D]`` of a layer: the prompts' that are being prefilled, or one of each response."""
         layer = self.layers.get(index)
         if layer is None:
-            prompt, own = (self.prompts, self.prompt_length), (self.slots, self.length)
-            shapes = [(*size, *k.shape[1:]) for size in (prompt, prompt, own, own)]
-            layer = self.layers[index] = Layer(*(k.new_empty(shape) for shape in shapes))
+            heads, size = k.shape[1:]
+            sizes = [(self.prompts, self.prompt_length)] * 2 + [(self.slots, self.length)] * 2
+            layer = self.layers[index] = Layer(*(k.new_empty(many, heads, length, size) for many, length in sizes))
         if self.where is not None:
-            layer.prompt_k[self.where], layer.prompt_v[self.where] = k, v
+            slot, position = self.where
+            layer.prompt_k[slot, :, position], layer.prompt_v[slot, :, position] = k, v
         else:
-            at = torch.arange(len(k), device=self.device), self.filled[: len(k)].long()
-            layer.k[at], layer.v[at] = k, v
+            response, position = self.at
+            layer.k[response, :, position], layer.v[response, :, position] = k, v
         return layer
 
     def attend(self, layer: Layer, q: Tensor, scale: float | None, window: int | None) -> Tensor:
         """``[n,Hq,D]`` of the responses' new tokens ``[n,Hq,D]``, whose own keys are in the cache already."""
         n = len(q)
-        seen = self.filled[:n] + 1
-        longest = int(seen.max())
-        k, v = layer.k[:n, :longest], layer.v[:n, :longest]
-        if window is not None and int(self.positions()[:n].max()) >= window:
-            return self._windowed(layer, q, k, v, seen, scale, window)
+        k, v = (rows[:n, :, : self.longest].transpose(1, 2) for rows in (layer.k, layer.v))
+        prompt_k, prompt_v = layer.prompt_k.transpose(1, 2), layer.prompt_v.transpose(1, 2)
+        if window is not None and self.furthest >= window:
+            return self._windowed(q, k, v, prompt_k, prompt_v, scale, window)
         return kernels.decode_attention(
-            q, k, v, seen, scale=scale, prefix_k=layer.prompt_k, prefix_v=layer.prompt_v,
-            prefix_of=self.prompt_of[:n], prefix_lengths=self.prompt_lengths,
+            q, k, v, self.seen, scale=scale, prefix_k=prompt_k, prefix_v=prompt_v, prefix_of=self.prompt_of[:n],
+            prefix_lengths=self.prompt_lengths,
         )  # fmt: skip
 
     def _windowed(
-        self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, window: int
+        self, q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, scale: float | None, window: int
     ) -> Tensor:
         """The same where a sliding window has moved past the first tokens: by torch, on copies of the prompts."""
-        own = self.prompt_of[: len(q)].long()
+        own, seen = self.prompt_of[: len(q)].long(), self.seen
         before = self.prompt_lengths[own][:, None]
         prompt = torch.arange(self.prompt_length, device=self.device).expand(len(q), -1)
         after = torch.arange(k.shape[1], device=self.device).expand(len(q), -1)
         there = torch.cat([prompt < before, after < seen[:, None]], 1)
         position = torch.cat([prompt, before + after], 1)
         mask = there & (before + seen[:, None] - 1 - position < window)
-        keys, values = (torch.cat([a[own], b], 1) for a, b in ((layer.prompt_k, k), (layer.prompt_v, v)))
+        keys, values = (torch.cat([a[own], b], 1) for a, b in ((prompt_k, k), (prompt_v, v)))
         keys, values = (torch.where(mask[:, :, None, None], rows, 0.0).transpose(1, 2) for rows in (keys, values))
         out = F.scaled_dot_product_attention(
             q[:, :, None], keys, values, attn_mask=mask[:, None, None], scale=scale, enable_gqa=q.shape[1] != k.shape[2]

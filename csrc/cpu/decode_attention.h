@@ -1,6 +1,6 @@
 // Attention of one new token a sequence over its cache and, before it, a prompt that several sequences share (formula:
 // rlhf_core/kernels/decode_attention.py). The tiles are attention.h's: a prompt's keys meet the lanes of all its sequences at
-// once, then each sequence's own lanes go on over its cache.
+// once, then each query goes on over its sequence's own cache.
 #pragma once
 
 #include "attention.h"

@@ -39,7 +39,7 @@ constexpr int64_t kRows = 1024;  // whose gradients are summed at once: bounds t
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
 // Words of a part: of the vocabulary alone, never of rows or threads.
-int64_t part_words(int64_t vocabulary) { return std::max<int64_t>(256, round_up((vocabulary + 15) / 16, cpu::kWords)); }
+int64_t part_words(int64_t vocabulary) { return std::max<int64_t>(512, round_up((vocabulary + 15) / 16, cpu::kWords)); }
 
 Tensor padded(const Tensor& x) {
   const int64_t missing = round_up(x.size(1), kStep) - x.size(1);

@@ -182,7 +182,8 @@ RLHF_LANES void trade(Ints::Native* rows) {
 template <>
 inline __attribute__((always_inline)) void transpose<uint32_t>(const uint32_t* const* rows, int64_t columns,
                                                                uint32_t* out, int64_t stride) {
-  for (int64_t c = 0; c < columns; c += kStep) {
+  int64_t c = 0;
+  for (; c + kStep <= columns; c += kStep) {
     Ints::Native tile[kStep];
 #pragma GCC unroll 16
     for (int i = 0; i < kStep; ++i) memcpy(&tile[i], rows[i] + c, sizeof tile[i]);
@@ -193,6 +194,8 @@ inline __attribute__((always_inline)) void transpose<uint32_t>(const uint32_t* c
 #pragma GCC unroll 16
     for (int i = 0; i < kStep; ++i) memcpy(out + (c + i) * stride, &tile[i], sizeof tile[i]);
   }
+  for (; c < columns; ++c)
+    for (int64_t i = 0; i < kStep; ++i) out[c * stride + i] = rows[i][c];
 }
 #endif
 

@@ -6,7 +6,7 @@ N packed tokens, B sequences.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,8 @@ class PPO:
     def setup(self, run: Run) -> nn.Module:
         """Policy, frozen reference, critic with a head of zeros; prompts, and the start's answers to held-out ones."""
         self.run = run
-        self.check()
+        check_sampling(self, run)
+        at_least(1, algorithm__ptx_batch=self.ptx_batch)
         self.policy = run.policy.language_model(run.data)
         self.policy.model.to(run.device).eval()  # no dropout: old and new log-probs are of one network
         self.reference = self.policy.frozen()
@@ -110,21 +111,6 @@ class PPO:
         self.held_out = HeldOut(run, self.policy, self.eval_split, self.eval_prompts)
         return nn.ModuleDict({"policy": self.policy.model, "critic": self.critic})
 
-    def check(self) -> None:
-        """Refuse what would train on something else than was sampled, or numbers that do not divide."""
-        for name in ("steps", "batch_size", "responses", "epochs", "minibatches_a_pass", "ptx_batch"):
-            at_least(1, **{f"algorithm__{name}": getattr(self, name)})
-        if self.run.rollout.top_p != 1.0:
-            raise UserError(
-                f"rollout.top_p: got {self.run.rollout.top_p}, but training needs 1.0 (a nucleus changes the support, "
-                "so the recorded log-probs would not be those of the samples)"
-            )
-        if self.batch_size * self.responses % self.minibatches_a_pass:
-            raise UserError(
-                f"algorithm.minibatches_a_pass: {self.batch_size} prompts × {self.responses} responses do not divide "
-                f"into {self.minibatches_a_pass}"
-            )
-
     @property
     def total_steps(self) -> int:
         """Rollouts."""
@@ -132,13 +118,7 @@ class PPO:
 
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
-        count = self.batch_size * self.responses
-        updates = self.epochs * self.minibatches_a_pass
-        return (
-            f"{self.steps} rollouts of {self.batch_size} prompts × {self.responses} responses = {count} responses, "
-            f"in {self.epochs} epochs × {self.minibatches_a_pass} minibatches of {count // self.minibatches_a_pass}: "
-            f"{self.steps * updates} optimiser steps, in microbatches of at most {self.run.microbatch_tokens} tokens"
-        )
+        return arithmetic(self, self.run.microbatch_tokens)
 
     def collect(self, step: int) -> Batch:
         """Sample, score, and turn scores into advantages."""
@@ -226,3 +206,41 @@ class PPO:
     def headline(self, metrics: dict[str, float]) -> str:
         """What changed on held-out prompts."""
         return self.held_out.headline(metrics)
+
+
+class Sampling(Protocol):
+    """How an algorithm that samples makes its batches."""
+
+    steps: int
+    batch_size: int
+    responses: int
+    epochs: int
+    minibatches_a_pass: int
+
+
+def check_sampling(algorithm: Sampling, run: Run) -> None:
+    """Refuse what would train on something else than was sampled, or numbers that do not divide."""
+    for name in ("steps", "batch_size", "responses", "epochs", "minibatches_a_pass"):
+        at_least(1, **{f"algorithm__{name}": getattr(algorithm, name)})
+    if run.rollout.top_p != 1.0:
+        raise UserError(
+            f"rollout.top_p: got {run.rollout.top_p}, but training needs 1.0 (a nucleus changes the support, "
+            "so the recorded log-probs would not be those of the samples)"
+        )
+    if algorithm.batch_size * algorithm.responses % algorithm.minibatches_a_pass:
+        raise UserError(
+            f"algorithm.minibatches_a_pass: {algorithm.batch_size} prompts × {algorithm.responses} responses do not "
+            f"divide into {algorithm.minibatches_a_pass}"
+        )
+
+
+def arithmetic(algorithm: Sampling, microbatch_tokens: int) -> str:
+    """How prompts become optimiser steps, in one line."""
+    count = algorithm.batch_size * algorithm.responses
+    updates = algorithm.epochs * algorithm.minibatches_a_pass
+    return (
+        f"{algorithm.steps} rollouts of {algorithm.batch_size} prompts × {algorithm.responses} responses = {count} "
+        f"responses, in {algorithm.epochs} epochs × {algorithm.minibatches_a_pass} minibatches of "
+        f"{count // algorithm.minibatches_a_pass}: {algorithm.steps * updates} optimiser steps, in microbatches of at "
+        f"most {microbatch_tokens} tokens"
+    )

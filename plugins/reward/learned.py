@@ -43,7 +43,7 @@ class ModelScorer:
         return torch.cat(parts) if parts else torch.zeros(0)
 
     def pairs(self, samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
-        """Prompts, and responses with the end token: the sampled tokens where the tokenizer is ours, else the text anew."""
+        """Prompts, and responses with the end token: sampled tokens where the tokenizer is ours, else the text anew."""
         tokenizer = self.model.tokenizer
         end = tokenizer.eos_token_id
         if self.reads(samples.tokenizer):

@@ -83,7 +83,6 @@ class Batch:
         row = Packed.of([self.prompts[group[0]] for group in groups], self.model.device)
         self.cache.prefill(slots, row.lengths.tolist())
         hidden = self.forward(row.tokens, row.positions, row.cu_seqlens)
-        self.cache.where = None
         owners = [slot for slot, group in zip(slots, groups, strict=True) for _ in group]
         counts = torch.tensor([len(group) for group in groups], device=hidden.device)
         self.states = hidden[row.cu_seqlens[1:].long() - 1].repeat_interleave(counts, 0)
@@ -96,8 +95,10 @@ class Batch:
         states = self.states
         if self.begun:
             last = torch.tensor([self.responses[index][-1] for index in self.rows[: self.begun]])
-            hidden = self.forward(last.to(self.model.device), self.cache.positions()[: self.begun])
-            self.cache.grown(self.begun)
+            positions = self.cache.positions()[: self.begun]
+            self.cache.decode(self.begun)
+            hidden = self.forward(last.to(self.model.device), positions)
+            self.cache.grown()
             states = torch.cat([hidden, states]) if len(states) else hidden
         self.states, self.begun = states[:0], len(self.rows)
         logprobs = self.distribution(states)
@@ -139,7 +140,7 @@ class Batch:
 def draw(logprobs: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
     """``[n]`` int64 tokens drawn by ``[n, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751).
 
-    By one uniform number a row and the inverse of the distribution function, in float64: a multinomial draw would take V.
+    By one uniform number a row and the inverse of the distribution function in float64; a multinomial draw takes V.
     """
     probabilities = logprobs.exp()
     if top_p < 1:

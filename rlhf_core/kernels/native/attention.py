@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from .. import attention, extension
-from ..dispatch import Implementation
+from .. import attention
 from .products import widens
-from .scalars import BUILT
+from .scalars import BUILT, add_cpu
 
 HEAD_SIZES = (32, 64, 96, 128)
 
@@ -47,4 +46,4 @@ def refuses(q: Tensor, *_: object) -> str | None:
     return None if q.shape[2] in HEAD_SIZES else f"takes head sizes {', '.join(map(str, HEAD_SIZES))}, not {q.shape[2]}"
 
 
-attention.OP.add("cpu", Implementation(_run, ("cpu",), refuses=refuses, unavailable=extension.why_not()))
+add_cpu(attention.OP, _run, refuses)

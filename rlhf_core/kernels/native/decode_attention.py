@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from .. import decode_attention, extension
-from ..dispatch import Implementation
+from .. import decode_attention
 from .attention import refuses
 from .products import widens
-from .scalars import BUILT, UNTRIED
+from .scalars import BUILT, add_cpu, add_cuda
 
 if BUILT:
 
@@ -38,12 +37,9 @@ def _run(
     return out.to(q.dtype)
 
 
-def _refuses_on_gpu(q: Tensor, *rest: object) -> str | None:
+def _on_gpu(q: Tensor, *_: object) -> str | None:
     return "takes float32 and narrower, not float64" if q.dtype == torch.float64 else refuses(q)
 
 
-decode_attention.OP.add("cpu", Implementation(_run, ("cpu",), refuses=refuses, unavailable=extension.why_not()))
-decode_attention.OP.add(
-    "cuda",
-    Implementation(_run, ("cuda",), refuses=_refuses_on_gpu, unavailable=extension.cuda_why_not(), note=UNTRIED),
-)
+add_cpu(decode_attention.OP, _run, refuses)
+add_cuda(decode_attention.OP, _run, _on_gpu)

@@ -1,8 +1,8 @@
-"""``linear_policy_loss`` in C++ (csrc/cpu/head.cpp): three products, since a scalar loss gives its gradients from the forward.
+"""``linear_policy_loss`` in C++ (csrc/cpu/head.cpp): three products, as a scalar loss gives its gradients forward.
 
-N packed tokens, M of them valid, H hidden size, V vocabulary. For some rows at a time: logits, which are kept; log-probs; their
-slopes by ``ppo_loss`` on these rows alone; and from the kept logits, in place of a recomputation, the two other products, for
-rows whose slope is not 0. Masked tokens are left out from the start. The weights of tokens must not depend on other rows:
+N packed tokens, H hidden size, V vocabulary. For some rows at a time: logits, which are kept; log-probs; their slopes
+by ``ppo_loss`` on these rows alone; and from the kept logits, in place of a recomputation, the two other products, for
+rows whose slope is not 0. Masked tokens are left out from the start. Weights of tokens must not depend on other rows:
 they do not with a given denominator, except with aggregate="sequence", which is composed of the two ops.
 """
 
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, extension, linear_policy_loss
-from ..dispatch import Implementation
+from .. import checks, linear_policy_loss
 from ..linear_policy_loss import PPOOptions
 from ..logprobs import IGNORED, token_logprobs
 from ..policy_loss import METRICS, Metrics
 from ..ppo_loss import ppo_loss
+from .logprobs import no_columns
 from .products import widens
+from .scalars import add_cpu
 
 KEPT_BYTES = 64 * 2**20
 """Of logits at a time: memory does not grow with the tokens."""
@@ -50,7 +51,7 @@ def _run(
         return ppo_loss(logprobs, old_logprobs, advantages, entropy=entropies, backend="cpu", **rest)
     rest["denominator"] = _denominator(rest, mask)
     values = rest.pop("values", None)
-    loss, *metrics = _Loss.apply(
+    loss, *metrics = _Loss.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, values, targets, old_logprobs, advantages, temperature, wanted, rest
     )
     return loss, dict(zip(METRICS, metrics, strict=True))
@@ -114,7 +115,7 @@ def _slopes(
     rows: Tensor, logprobs: Tensor, entropies: Tensor | None, *, given: dict[str, Tensor], options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
     """Derivatives of the loss by these rows' log-probs and entropies."""
-    of_rows = {name: tensor.detach()[rows] for name, tensor in given.items()}
+    of_rows: dict[str, Any] = {name: tensor.detach()[rows] for name, tensor in given.items()}
     with torch.enable_grad():
         moving = [x.detach().requires_grad_() for x in (logprobs, entropies) if x is not None]
         loss, _ = ppo_loss(
@@ -149,7 +150,7 @@ class _Head:
         logprobs = self.hidden.new_zeros(len(self.hidden), dtype=self.wide)
         entropies = torch.zeros_like(logprobs) if self.entropy else None
         packed = torch.ops.rlhf.pack_head(self.weight)
-        for rows in (self.targets != IGNORED).nonzero()[:, 0].split(piece):
+        for rows in torch.split((self.targets != IGNORED).nonzero()[:, 0], piece):
             hidden, targets = self.hidden[rows], self.targets[rows]
             found, spread, lse, logits = torch.ops.rlhf.head_rows(
                 hidden, self.weight, targets, self.bias, self.temperature, self.entropy
@@ -171,8 +172,4 @@ class _Head:
         return self.grad_hidden, self.grad_weight[:words, :size].to(self.weight.dtype), grad_bias
 
 
-def _empty(hidden: Tensor, *_: object) -> str | None:
-    return None if hidden.shape[1] else "needs at least one column"
-
-
-linear_policy_loss.OP.add("cpu", Implementation(_run, ("cpu",), refuses=_empty, unavailable=extension.why_not()))
+add_cpu(linear_policy_loss.OP, _run, no_columns)

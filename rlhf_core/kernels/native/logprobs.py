@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from .. import checks, extension, logprobs
-from ..dispatch import Implementation
+from .. import checks, logprobs
 from .products import widens
-from .scalars import BUILT
+from .scalars import BUILT, add_cpu
 
 if BUILT:
 
@@ -52,9 +51,10 @@ def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: b
     return found, entropies if entropy else None
 
 
-def _empty(hidden: Tensor, *_: object) -> str | None:
-    return None if hidden.shape[1] else "needs at least one column"
+def no_columns(rows: Tensor, *_: object) -> str | None:
+    """Why a call cannot be computed, or None."""
+    return None if rows.shape[1] else "needs at least one column"
 
 
-for _op, _run in ((logprobs.TOKEN_LOGPROBS, _token_logprobs), (logprobs.FROM_LOGITS, _from_logits)):
-    _op.add("cpu", Implementation(_run, ("cpu",), refuses=_empty, unavailable=extension.why_not()))
+add_cpu(logprobs.TOKEN_LOGPROBS, _token_logprobs, no_columns)
+add_cpu(logprobs.FROM_LOGITS, _from_logits, no_columns)

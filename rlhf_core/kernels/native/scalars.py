@@ -20,12 +20,21 @@ def scalar(number: "float | Tensor | None") -> Tensor | None:
     return number if number is None or isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
 
 
+def add_cpu(op: Op[..., Any], run: Callable[..., Any], refuses: Callable[..., str | None]) -> None:
+    """Register ``run`` for the CPU alone; ``refuses`` says why a call cannot be computed."""
+    op.add("cpu", Implementation(run, devices=("cpu",), refuses=refuses, unavailable=extension.why_not()))
+
+
+def add_cuda(op: Op[..., Any], run: Callable[..., Any], refuses: Callable[..., str | None]) -> None:
+    """The same for CUDA devices."""
+    op.add("cuda", Implementation(run, ("cuda",), refuses=refuses, unavailable=extension.cuda_why_not(), note=UNTRIED))
+
+
 def add(op: Op[..., Any], run: Callable[..., Any], wide: Callable[..., bool]) -> None:
     """Register ``run`` for both devices; ``wide`` says whether a call's arguments hold float64, which GPUs refuse."""
 
-    def refuses(*args: Any) -> str | None:
+    def on_gpu(*args: Any) -> str | None:
         return "takes float32 and narrower, not float64" if wide(*args) else None
 
-    op.add("cpu", Implementation(run, devices=("cpu",), unavailable=extension.why_not()))
-    cuda = Implementation(run, ("cuda",), refuses=refuses, unavailable=extension.cuda_why_not(), note=UNTRIED)
-    op.add("cuda", cuda)
+    add_cpu(op, run, lambda *_: None)
+    add_cuda(op, run, on_gpu)
