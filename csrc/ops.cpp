@@ -22,6 +22,10 @@ TORCH_LIBRARY(rlhf, library) {
   library.def(
       "head_rows(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, float temperature, bool entropy) "
       "-> (Tensor logprobs, Tensor entropies, Tensor lse, Tensor logits)");
+  // A word a row from softmax((hidden·weightᵀ + bias)/temperature), by a uniform number in [0, 1), and its log-prob.
+  library.def(
+      "sample_rows(Tensor hidden, Tensor weight, Tensor? bias, float temperature, Tensor uniform) "
+      "-> (Tensor words, Tensor logprobs)");
   library.def("pack_head(Tensor weight) -> Tensor");
   library.def(
       "head_rows_backward(Tensor grad_logprobs, Tensor? grad_entropies, Tensor hidden, Tensor weight, Tensor targets, "

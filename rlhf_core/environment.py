@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import kernels
+from . import kernels, precision
 
 if TYPE_CHECKING:
     from .run import Run
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PACKAGES = ("rlhf-core", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "peft", "numpy", "triton")
 
 
-def describe(run: "Run") -> dict[str, Any]:
-    """The content of env.json."""
+def describe(run: "Run", model: torch.nn.Module | None = None) -> dict[str, Any]:
+    """The content of env.json; ``model`` is what was trained."""
     device = run.device
     return {
         "python": platform.python_version(),
@@ -26,6 +26,7 @@ def describe(run: "Run") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": precision.describe(model),
         "versions": {name: installed(name) for name in PACKAGES},
         "kernels": {"used": kernels.used(), "available": kernels.status()},
     }

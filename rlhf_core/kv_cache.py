@@ -89,8 +89,16 @@ class KVCache:
         self.where = None
         self.seen = self.filled[:count] + 1
         self.longest = int(self.seen.max())
-        self.at = torch.arange(count, device=self.device), self.filled[:count].long()
+        self.rows: dict[int, Tensor] = {}
         self.furthest = int(self.positions()[:count].max())
+
+    def _rows(self, heads: int) -> Tensor:
+        """``[n·heads]`` where the new keys lie among all rows of a layer's cache; the same for all layers of a step."""
+        if heads not in self.rows:
+            count = len(self.seen)
+            first = torch.arange(count * heads, device=self.device) * self.length
+            self.rows[heads] = first + self.filled[:count].long().repeat_interleave(heads)
+        return self.rows[heads]
 
     def grown(self) -> None:
         """Each of those responses has one more token."""
@@ -107,8 +115,9 @@ class KVCache:
             slot, position = self.where
             layer.prompt_k[slot, :, position], layer.prompt_v[slot, :, position] = k, v
         else:
-            response, position = self.at
-            layer.k[response, :, position], layer.v[response, :, position] = k, v
+            for cache, new in ((layer.k, k), (layer.v, v)):
+                rows = self._rows(cache.shape[1])
+                cache.view(-1, cache.shape[3]).index_copy_(0, rows, new.reshape(-1, cache.shape[3]))
         return layer
 
     def attend(self, layer: Layer, q: Tensor, scale: float | None, window: int | None) -> Tensor:

@@ -18,6 +18,8 @@ from .attention import NAME
 from .batch import Packed, following
 from .errors import UserError
 from .kernels.logprobs import IGNORED
+from .kernels.native.linear import compiled_for, few_rows, sample_rows, uniform_numbers
+from .precision import computing
 
 
 def unadapted(model: Any) -> Any:
@@ -26,7 +28,16 @@ def unadapted(model: Any) -> Any:
 
 
 def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
-    """``[M, H]`` last hidden states of the folded row, by our attention; any transformers model with a decoder."""
+    """``[M, H]`` last hidden states of the folded row, by our attention; any transformers model with a decoder.
+
+    In the dtype that ``precision.py`` computes in.
+    """
+    with computing(model) as dtype:
+        hidden = _states(model, packed)
+    return hidden if dtype is None else hidden.to(dtype)
+
+
+def _states(model: nn.Module, packed: Packed) -> Tensor:
     decoder: Any = unadapted(model).base_model
     row = packed.folded
     output = decoder(
@@ -58,7 +69,7 @@ def run_packed(model: nn.Module) -> None:
             rows = {"input_ids": tokens.view(2, 4), "attention_mask": torch.ones_like(tokens).view(2, 4)}
             apart = base.base_model(**rows, use_cache=False).last_hidden_state.flatten(0, 1)
             base.set_attn_implementation(NAME)
-            packed = hidden_states(model, Packed(tokens, torch.tensor([0, 4, 8], dtype=torch.int32, device=device)))
+            packed = _states(model, Packed(tokens, torch.tensor([0, 4, 8], dtype=torch.int32, device=device)))
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"policy: {name} cannot run packed sequences ({str(error).splitlines()[0]})") from error
     finally:
@@ -115,7 +126,7 @@ class LanguageModel:
         hidden, rows = hidden_states(self.model, packed), packed.folded.rows
         head = unadapted(self.model).get_output_embeddings()
         options: dict[str, Any] = {"bias": head.bias, "temperature": temperature, "entropy": entropy}
-        weight = head.weight.to(hidden.dtype)  # bfloat16 states under autocast
+        weight = head.weight.to(hidden.dtype)
         targets = packed.targets
         if rows is None:
             found = kernels.token_logprobs(hidden, weight, targets, **options)
@@ -131,26 +142,60 @@ class LanguageModel:
 
         return placed(logprobs), None if entropies is None else placed(entropies)
 
-    def next_token(self, temperature: float) -> Callable[[Tensor], Tensor]:
+    def next_token(self, temperature: float, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
         """What gives the ``[B, V]`` float32 log-probabilities of the next token after ``[B, H]`` hidden states.
 
-        The product is taken in float32, as in training: bfloat16 logits would cost up to 4e-3 nats.
+        Numbers of ``dtype`` (None: the weights') are multiplied, as in training, and added up in float32: bfloat16
+        logits would cost up to 4e-3 nats.
         """
-        head = unadapted(self.model).get_output_embeddings()
-        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+        weight, bias = self._head(dtype)
+        weight, bias = weight.float(), None if bias is None else bias.float()
 
         def distribution(hidden: Tensor) -> Tensor:
+            hidden = hidden if dtype is None else hidden.to(dtype)
             with torch.autocast(hidden.device.type, enabled=False):
                 logits = nn.functional.linear(hidden.float(), weight, bias)
             return torch.log_softmax(logits / temperature, dim=-1)
 
         return distribution
 
+    def sampler(
+        self, temperature: float, dtype: torch.dtype | None = None
+    ) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+        """What draws the next tokens ``[B]`` after ``[B, H]`` hidden states, with their log-probs ``[B]``.
+
+        By one uniform number a row and the inverse of the distribution function; a multinomial draw takes V.
+        """
+        weight, bias = self._head(dtype)
+        if compiled_for(weight):
+            return lambda hidden, generator: sample_rows(hidden.to(weight.dtype), weight, bias, temperature, generator)
+        distribution = self.next_token(temperature, dtype)
+
+        def draw(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            logprobs = distribution(hidden)
+            reached = logprobs.exp().double().cumsum(1)
+            uniform = uniform_numbers(len(hidden), generator).to(hidden.device)[:, None]
+            tokens = torch.searchsorted(reached, uniform * reached[:, -1:], right=True).clamp(max=reached.shape[1] - 1)
+            return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+
+        return draw
+
+    def _head(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+        head = unadapted(self.model).get_output_embeddings()
+        weight = head.weight.detach() if dtype is None else head.weight.detach().to(dtype)
+        return weight, None if head.bias is None else head.bias.detach()
+
     def fit(self, length: int, key: str) -> None:
         """Refuse sequences of ``length`` tokens if the model has fewer positions; ``key`` is the setting to lower."""
         limit = getattr(unadapted(self.model).config, "max_position_embeddings", None)
         if limit is not None and length > limit:
             raise UserError(f"{key}: sequences of {length} tokens, but the model has {limit} positions; lower it")
+
+    @contextmanager
+    def decoding(self) -> Iterator[torch.dtype | None]:
+        """``evaluating``, with linear layers made for few rows, in the model's precision, which is given."""
+        with self.evaluating(), torch.inference_mode(), computing(self.model) as dtype, few_rows(self.model, dtype):
+            yield dtype
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from . import kernels
+from . import kernels, precision
 from .checkpoint import naming_a_full_disk
 from .contracts.algorithm import Algorithm
 from .contracts.data import Data
@@ -124,7 +124,8 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
             "headline": algorithm.headline(metrics),
             "metrics": metrics,
         }
-        write_json(folder / "env.json", describe(run))  # again: by now it is known which kernel each op used
+        # Again: by now it is known which kernel each op used, and in what the model was computed.
+        write_json(folder / "env.json", describe(run, trainer.module))
         write_json(folder / "summary.json", summary)
         return summary
     finally:
@@ -152,6 +153,7 @@ def prepare(run: Run) -> None:
     random.seed(run.seed)
     np.random.seed(run.seed % 2**32)
     torch.manual_seed(run.seed)
+    precision.choose(settings.precision)
     kernels.set_backend(settings.kernels.backend, per_op=settings.kernels.ops)
     run.data.setup(run.seed)
     if settings.reward is not None:

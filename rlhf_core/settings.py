@@ -61,6 +61,9 @@ class TrainSettings:
     """how often to log, evaluate and save"""
     kernels: Kernels = field(default_factory=Kernels)
     """which backend computes the kernels"""
+    precision: str = "auto"
+    """what models compute in: float32, bfloat16 (autocast, weights stay float32), or auto: bfloat16 on processors that
+    multiply it, for models that gain by it"""
     seed: int = 0
     """seeds python, numpy and torch, and the order of the data"""
     device: str = "auto"

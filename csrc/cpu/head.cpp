@@ -252,6 +252,42 @@ void sum_parts(const Head<E>& head, const HeadTile<E>& tile, Wide<E>* parts, int
     }
 }
 
+// A block's probabilities are summed for a vector of lanes; the lane that ends in it looks again, word by word. Blocks add up
+// in float64: in float32 the last words of a large vocabulary would lose their share.
+template <typename T>
+void pick(const T* logits, int64_t stride, int64_t lanes, int64_t vocabulary, const T* lse, const double* uniform,
+          int64_t* words) {
+  using V = Pack<T>;
+  for (int64_t lane = 0; lane < lanes; lane += V::count) {
+    const int64_t count = lesser(V::count, lanes - lane);
+    double reached[V::count] = {};
+    int64_t open = count;
+    for (int64_t i = 0; i < count; ++i) words[lane + i] = -1;
+    const V norm = load_part(lse + lane, count);
+    for (int64_t first = 0; first < vocabulary && open; first += kWords) {
+      const int64_t last = lesser(first + kWords, vocabulary);
+      V sum{};
+      for (int64_t word = first; word < last; ++word) sum = sum + exp_of_small(load(logits + word * stride + lane) - norm);
+      for (int64_t i = 0; i < count; ++i) {
+        if (words[lane + i] >= 0) continue;
+        const double before = reached[i], wanted = uniform[lane + i];
+        reached[i] += static_cast<double>(sum[i]);
+        if (!(reached[i] > wanted)) continue;
+        double so_far = before;
+        for (int64_t word = first; word < last && so_far <= wanted; ++word) {
+          const double p = ::exp(static_cast<double>(logits[word * stride + lane + i]) - static_cast<double>(lse[lane + i]));
+          if (p > 0) words[lane + i] = word;
+          so_far += p;
+        }
+        --open;
+      }
+    }
+    for (int64_t i = 0; i < count; ++i)  // rounding left a little of 1 to nobody
+      for (int64_t word = vocabulary - 1; words[lane + i] < 0 && word >= 0; --word)
+        if (logits[word * stride + lane + i] > -INFINITY || word == 0) words[lane + i] = word;
+  }
+}
+
 template <typename E>
 int64_t scratch_bytes(const Head<E>& head) {
   return static_cast<int64_t>(sizeof(Wide<E>)) * (3 * kWords * head.lanes + 16 * kWords + (kWords + kStep + 2) * head.size + 8 * head.lanes) +
@@ -282,6 +318,15 @@ int64_t scratch_bytes(const Head<E>& head) {
   }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)
+RLHF_DEFINE(double)
+#undef RLHF_DEFINE
+
+#define RLHF_DEFINE(T)                                                                                                   \
+  void pick_words(const T* logits, int64_t stride, int64_t lanes, int64_t vocabulary, const T* lse,                      \
+                  const double* uniform, int64_t* words) {                                                               \
+    pick(logits, stride, lanes, vocabulary, lse, uniform, words);                                                        \
+  }
+RLHF_DEFINE(float)
 RLHF_DEFINE(double)
 #undef RLHF_DEFINE
 

@@ -70,14 +70,22 @@ struct HeadKept {
   void sum_head_parts(const Head<E>& head, const HeadTile<E>& tile, Wide<E>* parts, int64_t count, int64_t apart,        \
                       E* grad_hidden, char* scratch);
 
+#define RLHF_DECLARE_PICK(T)                                                                                            \
+  /* Of each lane, the first word by which e^(z − lse) adds up to more than uniform[lane]; logits [V, stride]. */      \
+  void pick_words(const T* logits, int64_t stride, int64_t lanes, int64_t vocabulary, const T* lse,                    \
+                  const double* uniform, int64_t* words);
+
 #define RLHF_DECLARE(ISA)    \
   namespace ISA {            \
   RLHF_DECLARE_FOR(float)    \
   RLHF_DECLARE_FOR(Bf16)     \
   RLHF_DECLARE_FOR(double)   \
+  RLHF_DECLARE_PICK(float)   \
+  RLHF_DECLARE_PICK(double)  \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE
+#undef RLHF_DECLARE_PICK
 #undef RLHF_DECLARE_FOR
 
 }  // namespace rlhf::cpu

@@ -291,6 +291,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> head_rows(const Tensor& hidden, const
   return {out.logprobs, out.entropies, out.lse, out.logits};
 }
 
+std::tuple<Tensor, Tensor> sample_rows(const Tensor& hidden, const Tensor& weight, const MaybeTensor& bias, double temperature,
+                                       const Tensor& uniform) {
+  const int64_t rows = hidden.size(0);
+  const at::TensorOptions whole = hidden.options().dtype(at::kLong);
+  const Tensor drawn = dense(uniform, "uniform", rows, at::kDouble, at::kCPU);
+  const Outputs out = forward(Call(hidden, weight, at::zeros({rows}, whole), bias, temperature), false, true);
+  const Tensor words = at::empty({rows}, whole), logprobs = at::empty({rows}, out.lse.options());
+  const auto pick = [&]<typename T>(T) {
+    const int64_t run = 16, stride = out.logits.size(1), vocabulary = weight.size(0);
+    parallel_tasks((rows + run - 1) / run, 16.0 * static_cast<double>(rows * vocabulary), [&](int64_t task) {
+      const int64_t first = task * run, count = std::min(run, rows - first);
+      RLHF_DISPATCH(pick_words, const_data<T>(out.logits) + first, stride, count, vocabulary, const_data<T>(out.lse) + first,
+                    const_data<double>(drawn) + first, data<int64_t>(words) + first);
+      for (int64_t i = first; i < first + count; ++i)
+        data<T>(logprobs)[i] = const_data<T>(out.logits)[data<int64_t>(words)[i] * stride + i] - const_data<T>(out.lse)[i];
+    }, [] {});
+  };
+  if (rows) out.lse.scalar_type() == at::kDouble ? pick(double{}) : pick(float{});
+  return {words, logprobs};
+}
+
 Tensor pack_head(const Tensor& weight) {
   const Tensor no_rows = at::empty({0, weight.size(1)}, weight.options());
   return packed_weight(Call(no_rows, weight, at::empty({0}, weight.options().dtype(at::kLong)), {}, 1));
@@ -314,6 +335,7 @@ TORCH_LIBRARY_IMPL(rlhf, CPU, library) {
   library.impl("token_logprobs", &token_logprobs);
   library.impl("token_logprobs_backward", &token_logprobs_backward);
   library.impl("head_rows", &head_rows);
+  library.impl("sample_rows", &sample_rows);
   library.impl("pack_head", &pack_head);
   library.impl("head_rows_backward", &head_rows_backward);
 }

@@ -19,6 +19,10 @@ from rlhf_core.kv_cache import KVCache
 from rlhf_core.language_model import LanguageModel, unadapted
 
 
+Sampler = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""Tokens ``[n]`` after hidden states ``[n, H]``, and their log-probs ``[n]``."""
+
+
 @dataclass
 class Transformers:
     """Ancestral sampling with continuous batching: a response that ends makes room for one that waits."""
@@ -38,21 +42,36 @@ class Transformers:
         model.fit(max(map(len, prompts), default=0) + self.max_new_tokens, "rollout.max_new_tokens")
         if not prompts:
             return Rollout(prompts, [], [], [])
-        with model.evaluating():
-            batch = Batch(prompts, model, self)
+        with model.decoding() as dtype:
+            batch = Batch(prompts, model, self, self.sampler(model, dtype))
             while batch.rows or batch.waiting:
                 batch.admit()
                 batch.step(generator)
         stops = ["eos" if response and response[-1] == model.end else "length" for response in batch.responses]
         return Rollout(prompts, batch.responses, [torch.tensor(row) for row in batch.logprobs], stops)
 
+    def sampler(self, model: LanguageModel, dtype: torch.dtype | None) -> Sampler:
+        """How tokens are drawn."""
+        if self.top_p == 1:
+            return model.sampler(self.temperature, dtype)
+        distribution = model.next_token(self.temperature, dtype)
+
+        def from_nucleus(states: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            logprobs = distribution(states)
+            tokens = draw(logprobs, self.top_p, generator)
+            return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+        return from_nucleus
+
 
 class Batch:
     """Responses under way, and those that wait for a place."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], model: LanguageModel, sampling: Transformers) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], model: LanguageModel, sampling: Transformers, sampler: Sampler
+    ) -> None:
         """Nothing sampled yet."""
-        self.prompts, self.model, self.sampling = prompts, model, sampling
+        self.prompts, self.model, self.sampling, self.end = prompts, model, sampling, model.end
         self.size = min(sampling.batch_size, len(prompts))
         self.waiting = [  # responses to one prompt, together as long as a batch holds them
             same[start : start + self.size]
@@ -68,7 +87,7 @@ class Batch:
         self.states = torch.empty(0)  # [new rows, H] the prompts' last hidden states, for those that have none
         self.responses: list[list[int]] = [[] for _ in prompts]
         self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.distribution: Callable[[Tensor], Tensor] = model.next_token(sampling.temperature)
+        self.sampler = sampler
 
     def admit(self) -> None:
         """Run the prompts that there is room for, and begin their responses."""
@@ -101,14 +120,13 @@ class Batch:
             self.cache.grown()
             states = torch.cat([hidden, states]) if len(states) else hidden
         self.states, self.begun = states[:0], len(self.rows)
-        logprobs = self.distribution(states)
-        tokens = draw(logprobs, self.sampling.top_p, generator)
-        chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        tokens, logprobs = self.sampler(states, generator)
+        chosen = logprobs.tolist()
         ended = []
         for place, (index, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
             self.responses[index].append(token)
             self.logprobs[index].append(chosen[place])
-            if token == self.model.end or len(self.responses[index]) == self.sampling.max_new_tokens:
+            if token == self.end or len(self.responses[index]) == self.sampling.max_new_tokens:
                 ended.append(place)
         for place in reversed(ended):
             self.leave(place)
@@ -138,16 +156,10 @@ class Batch:
 
 
 def draw(logprobs: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    """``[n]`` int64 tokens drawn by ``[n, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751).
-
-    By one uniform number a row and the inverse of the distribution function in float64; a multinomial draw takes V.
-    """
+    """``[n]`` int64 tokens drawn by ``[n, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751)."""
     probabilities = logprobs.exp()
     if top_p < 1:
         ordered, order = probabilities.sort(dim=1, descending=True)
         ordered[ordered.cumsum(1) - ordered >= top_p] = 0
         probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    reached = probabilities.double().cumsum(1)
-    uniform = torch.rand(len(logprobs), 1, dtype=torch.float64, generator=generator).to(logprobs.device)
-    tokens = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)[:, 0]
-    return tokens.clamp(max=logprobs.shape[1] - 1)
+    return torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0].to(logprobs.device)

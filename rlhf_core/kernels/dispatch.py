@@ -125,7 +125,11 @@ class Op(Generic[P, R]):
         name, why = self._pick(wanted, like, *args, **kwargs)
         if not torch.compiler.is_compiling():  # a traced call must neither log nor guard on this record
             self._remember(name, why, like)
-        return self.implementations[name].run(*args, **kwargs)
+        run = self.implementations[name].run
+        if not torch.is_autocast_enabled(like.device.type):
+            return run(*args, **kwargs)
+        with torch.autocast(like.device.type, enabled=False):  # an op computes in what it is given, not in less
+            return run(*args, **kwargs)
 
     def _default(self) -> str:
         """The backend chosen for all ops; an op that has no such backend yet is not meant by that."""
