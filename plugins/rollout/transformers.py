@@ -18,7 +18,6 @@ from rlhf_core.errors import UserError, at_least
 from rlhf_core.kv_cache import KVCache
 from rlhf_core.language_model import LanguageModel, unadapted
 
-
 Sampler = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 """Tokens ``[n]`` after hidden states ``[n, H]``, and their log-probs ``[n]``."""
 

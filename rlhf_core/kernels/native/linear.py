@@ -1,4 +1,4 @@
-"""What decoding multiplies, a few rows at a time, in C++: csrc/cpu/linear.cpp, head.cpp. Used in the package; no gradients."""
+"""What decoding multiplies, a few rows at a time, in C++: csrc/cpu/linear.cpp, head.cpp. No gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def few_rows(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Let the model's plain linear layers run by ``FewRows``, in ``dtype`` (None: that of their weights)."""
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _fits(layer, dtype)]
     for layer in layers:
-        layer.forward = FewRows(layer, dtype or layer.weight.dtype)  # type: ignore[method-assign]
+        layer.forward = FewRows(layer, dtype or layer.weight.dtype)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
