@@ -82,7 +82,7 @@ def tokenizer(texts: list[str]) -> Any:
 @pytest.fixture(scope="session")
 def new_model(tokenizer: Any) -> Callable[..., Any]:
     """Make a small model of an architecture; weights are large enough that attention and positions matter."""
-    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 256}
@@ -94,6 +94,7 @@ def new_model(tokenizer: Any) -> Callable[..., Any]:
         config = {
             "llama": lambda: LlamaConfig(**{**common, **sizes, **grouped, **options}),
             "qwen2": lambda: Qwen2Config(**{**common, **sizes, **grouped, "tie_word_embeddings": True, **options}),
+            "qwen3": lambda: Qwen3Config(**{**common, **sizes, **grouped, "head_dim": 32, **options}),
             "gpt2": lambda: GPT2Config(**{**common, **gpt2, **options}),  # dropout 0.1, as GPT-2 has it
         }[kind]()
         with torch.random.fork_rng(devices=[]):
@@ -179,6 +180,16 @@ def ppo(checkpoints: dict[str, Path], reward_checkpoint: Path) -> Callable[..., 
             f"reward.path={reward_checkpoint}", "algorithm.batch_size=8", "algorithm.eval_prompts=4",
             "rollout.max_new_tokens=8", "seed=3", *more,
         ]  # fmt: skip
+
+    return overrides
+
+
+@pytest.fixture(scope="session")
+def grpo(ppo: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """The overrides of a small GRPO stage."""
+
+    def overrides(kind: str = "llama", *more: str) -> list[str]:
+        return [*ppo(kind), "algorithm=grpo", "algorithm.batch_size=4", "algorithm.responses=4", *more]
 
     return overrides
 

@@ -34,10 +34,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Microbatch:
-    """Some sequences of a batch, how many their minibatch holds, and whether it is the first."""
+    """Some sequences of a batch; of their minibatch the loss's denominator, its tokens, and whether it is the first."""
 
     experience: Experience
     denominator: int
+    tokens: int
     first: bool
 
 
@@ -47,6 +48,9 @@ class GRPO:
 
     A_i = (r_i − mean of its group) / std of its group, the same for every token of response i;
     loss = −mean over responses of 1/|o_i| Σ_t [ min(ρ_t·A_i, clip(ρ_t, 1 ± ε)·A_i) − β·KL_t(π‖π_ref) ], KL by k3.
+
+    The gradient of sampled k3 is that of KL(π_ref‖π), so the optimum is not p_ref·exp(r/β) but β′·p_ref/(β′ + r̄ − r),
+    β′ = β·G/(G − 1) (without the division by the std).
     """
 
     rlhf_api: ClassVar[int] = 1
@@ -127,7 +131,7 @@ class GRPO:
         for number, (parts, tokens) in enumerate(plan):
             responses = sum(int((part.per_sequence(part.mask.float()) > 0).sum()) for part in parts)
             denominator = tokens if self.aggregate == "token" else responses
-            yield [Microbatch(part, denominator, first=number == 0) for part in parts]
+            yield [Microbatch(part, denominator, tokens, first=number == 0) for part in parts]
 
     def loss(self, microbatch: Microbatch) -> Loss:
         """The clipped surrogate and the KL to the reference."""
@@ -141,8 +145,8 @@ class GRPO:
         )  # fmt: skip
         count = int(old.mask.sum())
         shown = {name: metrics[name] for name in ("approx_kl", "clip_frac", "ratio_mean", "ratio_max")}
-        share = microbatch.denominator / max(count if self.aggregate == "token" else len(old.scores), 1)
-        shown |= {name: metrics[name] * share for name in ("policy_loss", "kl")}
+        # Shares of the minibatch's, which means weighted by tokens have to add up to.
+        shown |= {name: metrics[name] * microbatch.tokens / max(count, 1) for name in ("policy_loss", "kl")}
         first = {"first_ratio_max": metrics["ratio_max"]} if microbatch.first else {}
         return Loss(loss, shown | first, count)
 

@@ -5,18 +5,22 @@ import torch
 
 
 @pytest.fixture
-def stages(ppo, checkpoints):
+def stages(ppo, grpo, checkpoints):
     model = ["policy=hf", f"policy.path={checkpoints['llama']}"]
+    grpo = [*grpo("llama"), "rollout.temperature=1.2"]
     return {
         "lm": ["algorithm=lm", *model, "algorithm.batch_size=6"],
         "sft": ["algorithm=sft", *model, "algorithm.batch_size=6"],
         "reward_model": ["algorithm=reward_model", *model, "algorithm.batch_size=6", "algorithm.center_coef=0.1"],
         "ppo": ppo("llama", "algorithm.entropy_coef=0.01", "rollout.temperature=1.2"),
         "ppo_ptx": ppo("llama", "algorithm.ptx_coef=0.7", "algorithm.ptx_batch=5"),
+        "ppo_groups": ppo("llama", "algorithm.responses=3", "algorithm.batch_size=4"),
+        "grpo": grpo,
+        "grpo_token": [*grpo, "algorithm.aggregate=token"],
     }
 
 
-@pytest.mark.parametrize("stage", ["lm", "sft", "reward_model", "ppo", "ppo_ptx"])
+@pytest.mark.parametrize("stage", ["lm", "sft", "reward_model", "ppo", "ppo_ptx", "ppo_groups", "grpo", "grpo_token"])
 def test_one_piece_or_many(start, stages, stage):
     whole = start(*stages[stage], "trainer.microbatch_tokens=100000")
     pieces = next(iter(whole.algorithm.minibatches(whole.algorithm.collect(1))))

@@ -1,13 +1,14 @@
 """Rollouts in one row: masks from lengths, selection, minibatches, and what is reported of them."""
 
 from collections import Counter
+from itertools import groupby, permutations
 
 import pytest
 import torch
 
 from rlhf_core.batch import Packed
 from rlhf_core.contracts.rollout import Rollout
-from rlhf_core.experience import Experience, minibatches, pack
+from rlhf_core.experience import Experience, minibatches, neighbours, pack
 
 PROMPTS = [[9, 0, 5], [0], [7, 7], [6, 5]]
 RESPONSES = [[1, 2, 0], [3], [0, 0, 4, 0], [8, 0]]
@@ -93,3 +94,83 @@ def test_the_cut_of_minibatches_does_not_depend_on_the_budget(experience):
     assert order(1) == order(7) == order(1000)
     passes = [tuple(first + second) for first, second in zip(order(1)[::2], order(1)[1::2], strict=True)]
     assert len(set(passes)) > 1
+
+
+SHARED = [[5, 6, 7], [5, 6, 7], [8, 9], [5, 6, 7], [5, 6, 7], [5, 6, 7], [8, 9], [8, 9]]
+"""Runs of 2, 1, 3 and 2: equal prompts that lie apart have numbers of their own."""
+
+
+@pytest.fixture
+def grouped():
+    """Eight responses; the score of each is its place."""
+    responses = [[10 + place] * (1 + place % 3) for place in range(8)]
+    logprobs = [-torch.arange(1.0, len(response) + 1) for response in responses]
+    packed, mask, rows = pack(Rollout(SHARED, responses, logprobs, ["length"] * 8), torch.device("cpu"))
+    return Experience(packed, mask, rows, rows, torch.arange(8.0), rows, rows, rows)
+
+
+def runs(numbers):
+    """The numbers, each run of equal ones once."""
+    return [number for number, _ in groupby(numbers)]
+
+
+def test_neighbours_brings_those_of_one_prompt_together(grouped):
+    prompts = grouped.packed.prompts
+    assert prompts == ((0, 3), (0, 3), (1, 2), (2, 3), (2, 3), (2, 3), (3, 2), (3, 2))
+    assert neighbours([5, 0, 6, 3, 1, 7, 4], prompts) == [5, 3, 4, 0, 1, 6, 7]
+    assert neighbours([2, 5, 3], prompts) == [2, 5, 3]
+    assert neighbours([3, 1, 2], ()) == [3, 1, 2]
+    assert neighbours([], prompts) == []
+
+
+def test_neighbours_keeps_every_sequence_and_the_order_within_a_prompt(grouped):
+    prompts = grouped.packed.prompts
+    for order in permutations([0, 1, 3, 4, 6, 7]):
+        found = neighbours(list(order), prompts)
+        assert sorted(found) == sorted(order)
+        numbers = [prompts[index][0] for index in found]
+        assert len(runs(numbers)) == len(set(numbers))
+        assert runs(numbers) == list(dict.fromkeys(prompts[index][0] for index in order))
+        for number in set(numbers):
+            same = [index for index in order if prompts[index][0] == number]
+            assert [index for index in found if prompts[index][0] == number] == same
+
+
+def test_select_keeps_prompts(grouped):
+    chosen = grouped.select([4, 3, 0, 2])
+    assert chosen.packed.prompts == ((2, 3), (2, 3), (0, 3), (1, 2))
+    assert chosen.packed.costs == [3 + 2, 1, 3 + 1, 2 + 3]
+    assert len(chosen.packed.folded.tokens) == sum(chosen.packed.costs)
+    assert torch.equal(chosen.packed.folded.unfolded(chosen.packed.folded.tokens), chosen.packed.tokens)
+    assert torch.equal(chosen.packed.predicted, chosen.mask)
+    again = chosen.select([0, 1])
+    assert again.packed.prompts == ((2, 3), (2, 3)) and len(again.packed.folded.tokens) == 3 + 2 + 1
+
+
+def test_select_of_a_plain_row_shares_nothing(experience):
+    chosen = experience.select([1, 1])
+    assert chosen.packed.prompts == () and chosen.packed.folded.rows is None
+
+
+@pytest.mark.parametrize("budget", [1, 9, 1000])
+def test_minibatches_put_sequences_of_one_prompt_side_by_side(grouped, budget):
+    whole = dict(zip(range(8), grouped.packed.split(grouped.packed.tokens), strict=True))
+    orders = set()
+    for pieces, _ in minibatches(grouped, 5, 2, budget, torch.Generator().manual_seed(1)):
+        numbers = [number for piece in pieces for number, _ in piece.packed.prompts]
+        assert len(runs(numbers)) == len(set(numbers))
+        orders.add(tuple(int(score) for piece in pieces for score in piece.scores))
+        for piece in pieces:
+            folded = piece.packed.folded
+            assert len(folded.tokens) <= budget or len(piece.scores) == 1
+            for score, tokens in zip(piece.scores, piece.packed.split(piece.packed.tokens), strict=True):
+                assert torch.equal(tokens, whole[int(score)])
+    assert len(orders) > 5
+
+
+def test_a_budget_counts_a_shared_prompt_once(grouped):
+    one = grouped.select([3, 4, 5])  # 3 prompt tokens, 1 + 2 + 3 of responses: 9 folded, 15 apart
+    (pieces, tokens), *_ = minibatches(one, 1, 1, 9, torch.Generator().manual_seed(0))
+    assert [len(piece.scores) for piece in pieces] == [3] and tokens == 6
+    (pieces, _), *_ = minibatches(one, 1, 1, 8, torch.Generator().manual_seed(0))
+    assert len(pieces) == 2

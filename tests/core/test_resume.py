@@ -44,7 +44,7 @@ torch.save = dying
 
 
 @pytest.fixture(scope="module")
-def stages(data, ppo, checkpoints):
+def stages(data, ppo, grpo, checkpoints):
     llama, gpt2 = ([*data, *MODEL, f"policy.path={checkpoints[kind]}"] for kind in ("llama", "gpt2"))
     return {
         "sft": [*gpt2, "algorithm=sft", "algorithm.batch_size=6", "trainer.eval_every=3"],  # dropout draws numbers
@@ -52,6 +52,8 @@ def stages(data, ppo, checkpoints):
         "ppo": [*data, *MODEL, *ppo("llama", "algorithm.steps=6", "algorithm.kl_target=1", "algorithm.kl_horizon=50",
                 "algorithm.ptx_coef=0.5", "algorithm.ptx_batch=4", "evaluator=[win_rate]", "trainer.eval_every=3",
                 "algorithm.optimizer.lr=3e-3")],
+        "grpo": [*data, *MODEL, *grpo("llama", "algorithm.steps=6", "algorithm.epochs=2",
+                 "algorithm.minibatches_a_pass=2", "algorithm.optimizer.lr=3e-3", "rollout.batch_size=6")],
     }  # fmt: skip
 
 
@@ -83,9 +85,10 @@ def unbroken(rlhf, stages, tmp_path_factory):
         ("ppo", KILL_AT_LINE.format(step=3, phase="eval")),
         ("ppo", KILL_BEFORE_UPDATE),
         ("ppo", KILL_IN_A_CHECKPOINT),
+        ("grpo", KILL_AT_LINE.format(step=3, phase="train")),
         ("sft", KILL_AT_LINE.format(step=0, phase="eval")),  # before any checkpoint
     ],
-    ids=["sft", "reward model", "ppo", "ppo between rollout and update", "ppo in a checkpoint", "sft at once"],
+    ids=["sft", "reward model", "ppo", "ppo between rollout and update", "ppo in a checkpoint", "grpo", "sft at once"],
 )
 def test_a_killed_run_goes_on_as_if_never_stopped(rlhf, stages, unbroken, tmp_path, stage, before):
     whole, killed = unbroken(stage), tmp_path / "run"
