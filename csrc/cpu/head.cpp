@@ -59,6 +59,17 @@ RLHF_LANES Pack<Wide<E>> logit(const Head<E>& head, Pack<Wide<E>> product, int64
   return (head.bias ? product + head.bias[word] : product) * head.inverse_temperature;
 }
 
+// Calls body(i, 0 or 1 in turn) for i below count: two chains of sums that do not wait for each other.
+template <typename F>
+RLHF_LANES void each_pair(int64_t count, const F& body) {
+  int64_t i = 0;
+  for (; i + 2 <= count; i += 2) {
+    body(i, 0);
+    body(i + 1, 1);
+  }
+  if (i < count) body(i, 0);
+}
+
 template <typename E, bool entropy>
 void sums(const Head<E>& head, const HeadTile<E>& tile, int64_t first, int64_t last, Wide<E>* keep, int64_t stride,
           const HeadSums<Wide<E>>& out, char* memory) {
@@ -78,24 +89,24 @@ void sums(const Head<E>& head, const HeadTile<E>& tile, int64_t first, int64_t l
     multiply(head, tile, word, count, z, width, copy);
     for (int64_t lane = 0; lane < lanes_of(tile); lane += V::count) {
       const V before = load(out.most + lane);
-      V most = before;
-      for (int64_t i = 0; i < count; ++i) {
+      V most[2] = {before, before};
+      each_pair(count, [&](int64_t i, int turn) {
         const V x = logit(head, load(z + i * width + lane), word + i);
         store(z + i * width + lane, x);
-        most = larger(most, x);
-      }
-      const V base = select(most == never, V{}, most);
+        most[turn] = larger(most[turn], x);
+      });
+      const V largest_yet = larger(most[0], most[1]), base = select(largest_yet == never, V{}, largest_yet);
       V sum[2] = {}, moment[2] = {};
-      for (int64_t i = 0; i < count; ++i) {
+      each_pair(count, [&](int64_t i, int turn) {
         const V distance = load(z + i * width + lane) - base, e = exp_of_small(distance);
-        sum[i % 2] = sum[i % 2] + e;
-        if constexpr (entropy) moment[i % 2] = fused(e, larger(least, distance), moment[i % 2]);  // 0·log 0 = 0
-      }
+        sum[turn] = sum[turn] + e;
+        if constexpr (entropy) moment[turn] = fused(e, larger(least, distance), moment[turn]);  // 0·log 0 = 0
+      });
       const V moved = larger(least, before - base), shrink = exp_of_small(moved), old = load(out.sum + lane) * shrink;
       store(out.sum + lane, old + (sum[0] + sum[1]));
       if constexpr (entropy)
         store(out.moment + lane, fused(old, moved, load(out.moment + lane) * shrink) + (moment[0] + moment[1]));
-      store(out.most + lane, most);
+      store(out.most + lane, largest_yet);
     }
     for (int64_t lane = 0; lane < tile.count; ++lane)
       if (const int64_t at = tile.targets[lane] - word; at >= 0 && at < count) out.target[lane] = z[at * width + lane];

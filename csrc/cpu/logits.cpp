@@ -32,6 +32,19 @@ RLHF_LANES void store_some(E* to, Pack<Wide<E>> x, int64_t count) {
   memcpy(to, held, count * sizeof(E));
 }
 
+// Calls body(place, 0 … 3 in turn) for vectors of [begin, end): four chains of sums that do not wait for each other.
+template <typename V, typename F>
+RLHF_LANES void each_vector(int64_t begin, int64_t end, const F& body) {
+  int64_t at = begin;
+  for (; at + 4 * V::count <= end; at += 4 * V::count) {
+    body(at, 0);
+    body(at + V::count, 1);
+    body(at + 2 * V::count, 2);
+    body(at + 3 * V::count, 3);
+  }
+  for (; at < end; at += V::count) body(at, 0);
+}
+
 template <typename E, bool entropy>
 LogitSums<Wide<E>> sums(const E* row, int64_t vocabulary, Wide<E> inverse_temperature) {
   using T = Wide<E>;
@@ -42,18 +55,17 @@ LogitSums<Wide<E>> sums(const E* row, int64_t vocabulary, Wide<E> inverse_temper
     const int64_t end = lesser(begin + kBlock, vocabulary);
     V most[4];
     for (V& each : most) each = V::all_of(all.most);
-    int64_t turn = 0;
-    for (int64_t at = begin; at < end; at += V::count, turn = (turn + 1) % 4)
+    each_vector<V>(begin, end, [&](int64_t at, int turn) {
       most[turn] = larger(most[turn], load_some(row + at, end - at) * inverse_temperature);
+    });
     const T found = largest(larger(larger(most[0], most[1]), larger(most[2], most[3])));
     const T base = found == -INFINITY ? 0 : found;
     V sum[4] = {}, moment[4] = {};
-    turn = 0;
-    for (int64_t at = begin; at < end; at += V::count, turn = (turn + 1) % 4) {
+    each_vector<V>(begin, end, [&](int64_t at, int turn) {
       const V distance = load_some(row + at, end - at) * inverse_temperature - base, e = exp_of_small(distance);
       sum[turn] = sum[turn] + e;
       if constexpr (entropy) moment[turn] = fused(e, larger(least, distance), moment[turn]);  // 0·log 0 = 0
-    }
+    });
     double total = ::rlhf::RLHF_ISA::sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
     double spread = ::rlhf::RLHF_ISA::sum((moment[0] + moment[1]) + (moment[2] + moment[3]));
     if (all.most != -INFINITY) {
