@@ -114,7 +114,9 @@ def _write_ninja(sources: Path, library: Path, target: Path, cuda: Toolkit | Non
     defines = [f"-DRLHF_HAVE_{name.upper()}" for name in isas]
     defines += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     # No contraction into fused multiply-adds: every instruction set then gives the same bits.
-    common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra {' '.join(defines)}"
+    # Tiles are moved as words whatever numbers they hold, which strict aliasing forbids.
+    exact = "-ffp-contract=off -fno-strict-aliasing"
+    common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden {exact} -Wall -Wextra {' '.join(defines)}"
     objects: list[str] = []
     with target.open("w", encoding="utf-8") as file:
         ninja = Writer(file, width=120)

@@ -26,9 +26,9 @@ auto find(const char* name) {
 MaybeTensor maybe(const Tensor& x) { return x.defined() ? MaybeTensor(x) : std::nullopt; }
 
 // What comes from above: of log-probs always a tensor, of entropies one or none; false where nothing comes at all.
-bool upstream(const variable_list& given, const Tensor& like, Tensor& logprobs, MaybeTensor& entropies) {
+bool upstream(const variable_list& given, Tensor& logprobs, MaybeTensor& entropies) {
   if (!given[0].defined() && !given[1].defined()) return false;
-  logprobs = given[0].defined() ? given[0] : at::zeros_like(like);
+  logprobs = given[0].defined() ? given[0] : at::zeros_like(given[1]);
   entropies = maybe(given[1]);
   return true;
 }
@@ -55,7 +55,7 @@ struct TokenLogprobs : torch::autograd::Function<TokenLogprobs> {
     variable_list found(6);
     Tensor logprobs;
     MaybeTensor entropies;
-    if (!upstream(given, saved[4], logprobs, entropies)) return found;
+    if (!upstream(given, logprobs, entropies)) return found;
     Tensor grad_bias;
     std::tie(found[0], found[1], grad_bias) = op.call(logprobs, entropies, saved[0], saved[1], saved[2], maybe(saved[3]),
                                                       saved[4], saved[5], context->saved_data["temperature"].toDouble());
@@ -84,7 +84,7 @@ struct FromLogits : torch::autograd::Function<FromLogits> {
     variable_list found(4);
     Tensor logprobs;
     MaybeTensor entropies;
-    if (upstream(given, saved[2], logprobs, entropies))
+    if (upstream(given, logprobs, entropies))
       found[0] = op.call(logprobs, entropies, saved[0], saved[1], saved[2], saved[3],
                          context->saved_data["temperature"].toDouble());
     return found;

@@ -97,6 +97,8 @@ commands
   report  FILE… --format md|csv|html [-o OUT]: tables for a README, all numbers, or a page with plots
   compare A B [--fail-over 10%]: exit code 1 if one of ours got slower by more than that, in units of eager's time
   step    [steps=5] [warmup=1] [out=FILE] [override …]: where a whole RL step's time goes; overrides as in rlhf train
+  step    --peer trl [steps=5] [warmup=1] [out=FILE] [device=…] [threads=…] [hidden=256 …]: a GRPO step of ours and of
+          TRL's, which has to be installed, at equal work; exit code 1 if it was not
 
 keys of run (lists: op=shaped_gae,ppo_loss)
   op=         shaped_gae, ppo_loss, grpo_loss, ranking_loss, preference_loss, linear_policy_loss, token_logprobs,
@@ -129,7 +131,8 @@ examples
   rlhf bench run preset=attention lengths=full,ragged dtype=float32,bfloat16
   rlhf bench report results.json --format html
   rlhf bench compare before.json after.json --fail-over 10%
-  rlhf bench step policy.hidden=256 algorithm.batch_size=32""",
+  rlhf bench step policy.hidden=256 algorithm.batch_size=32
+  rlhf bench step --peer trl out=step.json""",
     "doctor": """usage: rlhf doctor [--json]
 
 Versions, device, instruction set, how the extension was built, which backend each kernel has here and why another is

@@ -3,6 +3,8 @@
 #include "attention.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <limits>
@@ -70,6 +72,7 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
                                      const MaybeTensor& responses_per_prompt, double scale, bool causal,
                                      std::optional<int64_t> window) {
   const Call call(q, k, v, cu_seqlens, scale, causal, window);
+  if (call.heads == 0) return {at::empty_like(call.q), at::empty({call.tokens, 0}, wide_options(q))};
   return of_type(q, "q", [&]<typename E>(E) -> std::tuple<Tensor, Tensor> {
     Attention<E> task = call.task<E>();
     const AttentionPlan plan(call.cu_seqlens, responses_per_prompt, call.tokens, causal, call.window,
@@ -78,7 +81,6 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
     const Tensor lse = pooled_empty({call.tokens, call.heads}, wide_options(q));
     out.narrow(0, plan.rows, call.tokens - plan.rows).zero_();
     lse.narrow(0, plan.rows, call.tokens - plan.rows).fill_(-std::numeric_limits<double>::infinity());
-    if (call.heads == 0) return {out, lse};
     task.blocks = plan.blocks;
     const Tensor values = pooled_empty({call.key_heads, plan.blocks, call.size, cpu::kKeys}, q.options());
     task.values = data<E>(values);
@@ -108,6 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(
   for (const auto& [name, x] : {std::pair{"grad_out", grad_out}, std::pair{"out", out}})
     TORCH_CHECK_VALUE(x.sizes() == call.q.sizes() && x.scalar_type() == q.scalar_type(), name, ": expected shape ",
                       call.q.sizes(), " of ", q.scalar_type());
+  if (call.heads == 0) return {at::empty_like(call.q), at::zeros_like(call.k), at::zeros_like(call.v)};
   const Tensor upstream = dense_rows(grad_out), result = dense_rows(out), norms = lse.contiguous();
   const Tensor upstream_lse = grad_lse.has_value() ? grad_lse->contiguous() : Tensor();
   return of_type(q, "q", [&]<typename E>(E) -> std::tuple<Tensor, Tensor, Tensor> {
@@ -119,7 +122,6 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(
     const Tensor grad_k = pooled_empty(call.k.sizes(), q.options()), grad_v = pooled_empty(call.k.sizes(), q.options());
     for (const Tensor& gradient : {grad_q, grad_k, grad_v})
       gradient.narrow(0, plan.rows, call.tokens - plan.rows).zero_();
-    if (call.heads == 0) return {grad_q, grad_k, grad_v};
     const int64_t tiles = static_cast<int64_t>(plan.tiles.size()), heads = call.key_heads;
     const int64_t lanes = (forward.tile_tokens() * forward.group() + 15) / 16 * 16;
     const Tensor partial = pooled_empty({plan.slots, heads, call.size, lanes}, wide_options(q));

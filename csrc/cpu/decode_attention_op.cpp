@@ -82,6 +82,7 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
     prompt_lengths = numbers(prefix_lengths, "prefix_lengths", prompts, 0, longest);
   }
   const Tensor out = at::empty(q.sizes(), q.options());
+  if (out.numel() == 0) return out;
   of_type(q, "q", [&]<typename E>(E) {
     const cpu::Rows<E> rows{const_data<E>(queries), queries.stride(0), queries.stride(1)};
     const cpu::DecodeAttention<E> task{

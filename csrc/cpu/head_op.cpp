@@ -250,7 +250,7 @@ Tensor backward(const Call& call, const Upstream& given, const Tensor& logits, c
       });
     }
   });
-  return grad_hidden.narrow(1, 0, call.size);
+  return grad_hidden.narrow(1, 0, call.size).contiguous();
 }
 
 Upstream upstream(const Tensor& grad_logprobs, const MaybeTensor& grad_entropies, const Tensor& lse, const Tensor& entropies,
@@ -281,7 +281,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_backward(const Tensor& grad_lo
   const Tensor grad_bias = bias.has_value() ? at::zeros({call.vocabulary}, wide) : Tensor();
   const Tensor grad_hidden = backward(call, upstream(grad_logprobs, grad_entropies, lse, entropies, call), {},
                                       packed_weight(call), grad_weight, grad_bias);
-  return {grad_hidden, grad_weight.narrow(0, 0, call.vocabulary).narrow(1, 0, call.size).to(weight.scalar_type()),
+  return {grad_hidden, grad_weight.narrow(0, 0, call.vocabulary).narrow(1, 0, call.size).to(weight.scalar_type()).contiguous(),
           bias.has_value() ? grad_bias.to(bias->scalar_type()) : at::empty({0}, wide)};
 }
 

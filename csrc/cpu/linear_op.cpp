@@ -25,6 +25,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   const Tensor input = dense_rows(x), dense_weight = weight.contiguous();
   const Tensor added = dense(bias, "bias", outputs, x.scalar_type(), at::kCPU);
   const Tensor out = at::empty({rows, outputs}, x.options());
+  if (out.numel() == 0) return out;
   of_type(x, "x", [&]<typename E>(E) {
     const int64_t lanes = (rows + 15) / 16 * 16;
     const Tensor packed = at::empty({lanes * size}, x.options());

@@ -85,7 +85,7 @@ void gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, con
   const V least = V::all_of(-87.336544f), g = V::all_of(given.logprob * inverse_temperature);
   const V h = V::all_of(given.entropy * inverse_temperature), spread = V::all_of(given.spread);
   for (int64_t at = 0; at < vocabulary; at += V::count) {
-    const V logprob = larger(least, load_some(row + at, vocabulary - at) * inverse_temperature - given.lse);
+    const V logprob = larger(least, load_some(row + at, vocabulary - at) * inverse_temperature - given.lse - given.lse_rest);
     V weight = g;
     if constexpr (entropy) weight = fused(h, logprob + spread, g);
     V slope = -(exp_of_small(logprob) * weight);

@@ -16,7 +16,8 @@ struct LogitSums {  // of a row: the largest logit m, Σ e^(z−m), Σ (z−m)·
 
 template <typename T>
 struct LogitSlopes {  // of a row: gradients of its log-prob and its entropy, and what the forward pass found
-  T logprob, entropy, lse, spread;
+  T logprob, entropy, spread;
+  T lse, lse_rest;  // two numbers of T: one would lose, far from 0, what is near it in z − lse
   int64_t target;
 };
 

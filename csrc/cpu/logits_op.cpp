@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> logprobs_from_logits(const Tensor& logits, co
                                                         bool entropy) {
   const Call call(logits, targets, temperature);
   const at::TensorOptions wide = wide_options(logits);
-  const Tensor logprobs = at::zeros({call.rows}, wide), lse = at::zeros({call.rows}, wide);
+  const Tensor logprobs = at::zeros({call.rows}, wide), lse = at::zeros({call.rows}, wide.dtype(at::kDouble));
   const Tensor entropies = at::zeros({entropy ? call.rows : 0}, wide);
   of_type(call.logits, "logits", [&]<typename E>(E) {
     using T = Wide<E>;
@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> logprobs_from_logits(const Tensor& logits, co
         if constexpr (sizeof(E) == 2) return static_cast<float>(at::BFloat16(x.bits, at::BFloat16::from_bits()));
         else return x;
       };
-      data<T>(lse)[i] = static_cast<T>(sums.most + norm);
+      data<double>(lse)[i] = sums.most + norm;
       data<T>(logprobs)[i] = static_cast<T>(widened(row[call.label(i)]) * inverse - sums.most - norm);
       if (entropy) data<T>(entropies)[i] = static_cast<T>(norm - sums.moment / sums.sum);
     });
@@ -85,7 +85,7 @@ Tensor logprobs_from_logits_backward(const Tensor& grad_logprobs, const MaybeTen
   const at::ScalarType wide = wide_options(logits).dtype().toScalarType();
   const auto given = [&](const MaybeTensor& x, const char* name) { return dense(x, name, call.rows, wide, at::kCPU); };
   const Tensor by_logprob = given(grad_logprobs, "grad_logprobs"), by_entropy = given(grad_entropies, "grad_entropies");
-  const Tensor norms = given(lse, "lse"), spread = by_entropy.defined() ? given(entropies, "entropies") : Tensor();
+  const Tensor norms = dense(lse, "lse", call.rows, at::kDouble, at::kCPU), spread = by_entropy.defined() ? given(entropies, "entropies") : Tensor();
   const Tensor out = pooled_empty(call.logits.sizes(), call.logits.options());
   of_type(call.logits, "logits", [&]<typename E>(E) {
     using T = Wide<E>;
@@ -97,8 +97,10 @@ Tensor logprobs_from_logits_backward(const Tensor& grad_logprobs, const MaybeTen
         return;
       }
       const E* row = const_data<E>(call.logits) + i * call.logits.stride(0);
-      const cpu::LogitSlopes<T> slopes{g, h, const_data<T>(norms)[i], by_entropy.defined() ? const_data<T>(spread)[i] : 0,
-                                       call.label(i)};
+      const double norm = const_data<double>(norms)[i];
+      const T near = static_cast<T>(norm);
+      const cpu::LogitSlopes<T> slopes{g, h, by_entropy.defined() ? const_data<T>(spread)[i] : 0, near,
+                                       static_cast<T>(norm - near), call.label(i)};
       RLHF_DISPATCH(logit_gradient, row, call.vocabulary, static_cast<T>(1 / temperature), slopes, by_entropy.defined(), to);
     });
   });

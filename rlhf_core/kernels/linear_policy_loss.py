@@ -4,15 +4,19 @@ N packed tokens, H hidden size, V vocabulary. A scalar loss lets a backend form 
 pass, without the logits ever being whole; the definition here is the plain composition.
 """
 
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from . import checks
 from .dispatch import Op
 from .logprobs import IGNORED, TOKEN_LOGPROBS, check_head
 from .policy_loss import Metrics, Number
 from .ppo_loss import Moments, ppo_loss
+
+PER_TOKEN = ("values", "old_values", "returns", "ref_logprobs", "importance")
+"""Options that are ``[N]``, beside the mask."""
 
 
 class PPOOptions(TypedDict, total=False):
@@ -73,6 +77,12 @@ def linear_policy_loss(
         ValueError: a wrong shape, dtype, device, label or option, named.
     """
     check_head(hidden, weight, targets, bias, temperature)
+    options: dict[str, Any] = {**ppo_options}
+    given = {"old_logprobs": old_logprobs, "advantages": advantages}
+    given |= {name: options[name] for name in PER_TOKEN if options.get(name) is not None}
+    for name, tensor in given.items():
+        checks.floating(tensor, name, (len(hidden),), hidden)
+    checks.boolean(ppo_options.get("mask"), "mask", (len(hidden),), hidden)
     return OP(
         backend, hidden, hidden, weight, targets, old_logprobs, advantages, bias, temperature, entropy, ppo_options
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, linear_policy_loss
-from ..linear_policy_loss import PPOOptions
+from ..linear_policy_loss import PER_TOKEN, PPOOptions
 from ..logprobs import IGNORED, token_logprobs
 from ..policy_loss import METRICS, Metrics
 from ..ppo_loss import ppo_loss
@@ -22,9 +22,6 @@ from .scalars import add_cpu
 
 KEPT_BYTES = 64 * 2**20
 """Of logits at a time: memory does not grow with the tokens."""
-
-PER_TOKEN = ("values", "old_values", "returns", "ref_logprobs", "importance")
-"""Options that are ``[N]``."""
 
 
 def _run(

@@ -10,8 +10,9 @@ from .scalars import BUILT, add_cpu
 if BUILT:
 
     def _rows(of: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
-        row = of.new_empty(len(of), dtype=checks.statistics_dtype(of))
-        return row, row.new_empty(len(of) if entropy else 0), row.clone()
+        tokens = of.shape[0]  # len() would make a number of it, and each size a compilation of its own
+        row = of.new_empty(tokens, dtype=checks.statistics_dtype(of))
+        return row, row.new_empty(tokens if entropy else 0), row.clone()
 
     @torch.library.register_fake("rlhf::token_logprobs")  # type: ignore[untyped-decorator]
     def _token_shapes(
@@ -24,12 +25,14 @@ if BUILT:
         grad: Tensor, grad_entropies: Tensor | None, hidden: Tensor, weight: Tensor, targets: Tensor,
         bias: Tensor | None, *rest: object,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        grad_bias = hidden.new_empty(0) if bias is None else torch.empty_like(bias)
+        none = hidden.new_empty(0, dtype=checks.statistics_dtype(hidden))
+        grad_bias = none if bias is None else torch.empty_like(bias)
         return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), grad_bias
 
     @torch.library.register_fake("rlhf::logprobs_from_logits")  # type: ignore[untyped-decorator]
     def _logits_shapes(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, ...]:
-        return _rows(logits, entropy)
+        logprobs, entropies, lse = _rows(logits, entropy)
+        return logprobs, entropies, lse.double()
 
     @torch.library.register_fake("rlhf::logprobs_from_logits_backward")  # type: ignore[untyped-decorator]
     def _logits_gradient(grad: Tensor, grad_entropies: Tensor | None, logits: Tensor, *rest: object) -> Tensor:
