@@ -19,15 +19,17 @@ using Window = std::optional<int64_t>;
 
 using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                            const MaybeTensor&, double, bool, Window);
-using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const MaybeTensor&, const Tensor&, const Tensor&,
-                                                    const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                    const MaybeTensor&, double, bool, Window);
+using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const MaybeTensor&, const Tensor&,
+                                                    const Tensor&, const Tensor&, const Tensor&,
+                                                    const Tensor&, const Tensor&, const MaybeTensor&, double,
+                                                    bool, Window);
 
 struct Attention : torch::autograd::Function<Attention> {
   static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
-                               const Tensor& cu_seqlens, const MaybeTensor& responses_per_prompt, double scale,
-                               bool causal, Window window) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("rlhf::attention", "").typed<Forward>();
+                               const Tensor& cu_seqlens, const MaybeTensor& responses_per_prompt,
+                               double scale, bool causal, Window window) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("rlhf::attention", "").typed<Forward>();
     const at::AutoDispatchBelowADInplaceOrView below;
     const auto [out, lse] = op.call(q, k, v, cu_seqlens, responses_per_prompt, scale, causal, window);
     context->save_for_backward({q, k, v, out, lse, cu_seqlens, responses_per_prompt.value_or(Tensor())});
@@ -55,10 +57,11 @@ struct Attention : torch::autograd::Function<Attention> {
   }
 };
 
-std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_seqlens,
-                                     const MaybeTensor& responses_per_prompt, double scale, bool causal,
-                                     Window window) {
-  const variable_list found = Attention::apply(q, k, v, cu_seqlens, responses_per_prompt, scale, causal, window);
+std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                     const Tensor& cu_seqlens, const MaybeTensor& responses_per_prompt,
+                                     double scale, bool causal, Window window) {
+  const variable_list found =
+      Attention::apply(q, k, v, cu_seqlens, responses_per_prompt, scale, causal, window);
   return {found[0], found[1]};
 }
 

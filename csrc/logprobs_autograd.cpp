@@ -1,5 +1,5 @@
-// Autograd of rlhf::token_logprobs and rlhf::logprobs_from_logits: log-probs and entropies are differentiable, the log-sum-exp
-// beside them is what the backward pass starts from.
+// Autograd of rlhf::token_logprobs and rlhf::logprobs_from_logits: log-probs and entropies are
+// differentiable, the log-sum-exp beside them is what the backward pass starts from.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros_like.h>
@@ -25,7 +25,8 @@ auto find(const char* name) {
 
 MaybeTensor maybe(const Tensor& x) { return x.defined() ? MaybeTensor(x) : std::nullopt; }
 
-// What comes from above: of log-probs always a tensor, of entropies one or none; false where nothing comes at all.
+// What comes from above: of log-probs always a tensor, of entropies one or none; false where nothing comes at
+// all.
 bool upstream(const variable_list& given, Tensor& logprobs, MaybeTensor& entropies) {
   if (!given[0].defined() && !given[1].defined()) return false;
   logprobs = given[0].defined() ? given[0] : at::zeros_like(given[1]);
@@ -34,10 +35,12 @@ bool upstream(const variable_list& given, Tensor& logprobs, MaybeTensor& entropi
 }
 
 struct TokenLogprobs : torch::autograd::Function<TokenLogprobs> {
-  static variable_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
-                               const MaybeTensor& bias, double temperature, bool entropy) {
+  static variable_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
+                               const Tensor& targets, const MaybeTensor& bias, double temperature,
+                               bool entropy) {
     static const auto op =
-        find<Three(const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, double, bool)>("rlhf::token_logprobs");
+        find<Three(const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, double, bool)>(
+            "rlhf::token_logprobs");
     const at::AutoDispatchBelowADInplaceOrView below;
     const auto [logprobs, entropies, lse] = op.call(hidden, weight, targets, bias, temperature, entropy);
     context->save_for_backward({hidden, weight, targets, bias.value_or(Tensor()), lse, entropies});
@@ -49,25 +52,28 @@ struct TokenLogprobs : torch::autograd::Function<TokenLogprobs> {
 
   static variable_list backward(AutogradContext* context, const variable_list& given) {
     static const auto op =
-        find<Three(const Tensor&, const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&,
-                   const Tensor&, const Tensor&, double)>("rlhf::token_logprobs_backward");
+        find<Three(const Tensor&, const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&,
+                   const MaybeTensor&, const Tensor&, const Tensor&, double)>(
+            "rlhf::token_logprobs_backward");
     const variable_list saved = context->get_saved_variables();
     variable_list found(6);
     Tensor logprobs;
     MaybeTensor entropies;
     if (!upstream(given, logprobs, entropies)) return found;
     Tensor grad_bias;
-    std::tie(found[0], found[1], grad_bias) = op.call(logprobs, entropies, saved[0], saved[1], saved[2], maybe(saved[3]),
-                                                      saved[4], saved[5], context->saved_data["temperature"].toDouble());
+    std::tie(found[0], found[1], grad_bias) =
+        op.call(logprobs, entropies, saved[0], saved[1], saved[2], maybe(saved[3]), saved[4], saved[5],
+                context->saved_data["temperature"].toDouble());
     if (saved[3].defined()) found[3] = grad_bias;
     return found;
   }
 };
 
 struct FromLogits : torch::autograd::Function<FromLogits> {
-  static variable_list forward(AutogradContext* context, const Tensor& logits, const Tensor& targets, double temperature,
-                               bool entropy) {
-    static const auto op = find<Three(const Tensor&, const Tensor&, double, bool)>("rlhf::logprobs_from_logits");
+  static variable_list forward(AutogradContext* context, const Tensor& logits, const Tensor& targets,
+                               double temperature, bool entropy) {
+    static const auto op =
+        find<Three(const Tensor&, const Tensor&, double, bool)>("rlhf::logprobs_from_logits");
     const at::AutoDispatchBelowADInplaceOrView below;
     const auto [logprobs, entropies, lse] = op.call(logits, targets, temperature, entropy);
     context->save_for_backward({logits, targets, lse, entropies});
@@ -78,8 +84,9 @@ struct FromLogits : torch::autograd::Function<FromLogits> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& given) {
-    static const auto op = find<Tensor(const Tensor&, const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&,
-                                       const Tensor&, double)>("rlhf::logprobs_from_logits_backward");
+    static const auto op =
+        find<Tensor(const Tensor&, const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&, double)>("rlhf::logprobs_from_logits_backward");
     const variable_list saved = context->get_saved_variables();
     variable_list found(4);
     Tensor logprobs;
@@ -91,8 +98,8 @@ struct FromLogits : torch::autograd::Function<FromLogits> {
   }
 };
 
-Three token_logprobs(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const MaybeTensor& bias,
-                     double temperature, bool entropy) {
+Three token_logprobs(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                     const MaybeTensor& bias, double temperature, bool entropy) {
   const variable_list out = TokenLogprobs::apply(hidden, weight, targets, bias, temperature, entropy);
   return {out[0], out[1], out[2]};
 }

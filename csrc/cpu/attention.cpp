@@ -1,5 +1,5 @@
-// Forward pass of a tile: scores, online softmax down the columns, and Oᵀ[D×lanes] += Vᵀ·P, key block by key block.
-// Compiled once an instruction set (isa.h).
+// Forward pass of a tile: scores, online softmax down the columns, and Oᵀ[D×lanes] += Vᵀ·P, key block by key
+// block. Compiled once an instruction set (isa.h).
 
 #include "attention.h"
 
@@ -39,15 +39,16 @@ void run(const Attention<E>& task, const Sequence& s, int64_t first, int64_t key
     const int64_t key = (own ? s.begin : s.prompt) + span.key;
     const int64_t block = (own ? s.block : s.prompt_block) + span.key / kKeys;
     const E* values = task.values + (key_head * task.blocks + block) * size * kKeys + span.key % kKeys;
-    absorb(task, running, queries, left(task.k, key, span.count, task.tokens, key_head, size, copy), values, span,
-           positions, lanes.count, begun);
+    absorb(task, running, queries, left(task.k, key, span.count, task.tokens, key_head, size, copy), values,
+           span, positions, lanes.count, begun);
     begun = true;
   });
 
   for (int64_t lane = 0; lane < lanes.count; lane += V::count) {
     const V weights = load(running.total + lane);
     store(positions + lane, V::all_of(1) / weights);
-    store(running.total + lane, load(running.most + lane) + log_of(weights) + (weights - weights));  // NaN stays NaN
+    store(running.total + lane,
+          load(running.most + lane) + log_of(weights) + (weights - weights));  // NaN stays NaN
   }
   store_lanes(running.sum, width, positions, lanes, size, task.heads, out, work);
   for (int64_t lane = 0; lane < lanes.used; ++lane)
@@ -62,7 +63,8 @@ void pack(const Attention<E>& task, const Sequence& s, int64_t block, int64_t ke
   E* zeros = scratch.take<E>(size);
   memset(zeros, 0, size * sizeof(E));
   const E* rows[kKeys];
-  for (int64_t i = 0; i < kKeys; ++i) rows[i] = i < count ? row_of(task.v, s.begin + first + i, key_head) : zeros;
+  for (int64_t i = 0; i < kKeys; ++i)
+    rows[i] = i < count ? row_of(task.v, s.begin + first + i, key_head) : zeros;
   E* out = task.values + (key_head * task.blocks + s.block + block) * size * kKeys;
   pack_transposed(rows, round_up(count, kStep * kPair<E>), size, out, kKeys, work);
 }
@@ -70,21 +72,22 @@ void pack(const Attention<E>& task, const Sequence& s, int64_t block, int64_t ke
 template <typename E>
 int64_t scratch_bytes(const Attention<E>& task) {
   const int64_t width = most_lanes(task), size = task.size;
-  return static_cast<int64_t>(sizeof(Wide<E>)) * (2 * size * width + 2 * kKeys * width + 4 * width + 2 * kStep * size +
-                                                   (kKeys + 2) * size) +
+  return static_cast<int64_t>(sizeof(Wide<E>)) *
+             (2 * size * width + 2 * kKeys * width + 4 * width + 2 * kStep * size + (kKeys + 2) * size) +
          static_cast<int64_t>(sizeof(void*)) * width + 16 * 64;
 }
 
 }  // namespace
 
-#define RLHF_DEFINE(E)                                                                                                  \
-  int64_t attention_scratch(const Attention<E>& task) { return scratch_bytes(task); }                                   \
-  void pack_values(const Attention<E>& task, const Sequence& s, int64_t block, int64_t key_head, char* scratch) {       \
-    pack(task, s, block, key_head, scratch);                                                                            \
-  }                                                                                                                     \
-  void attention(const Attention<E>& task, const Sequence& s, int64_t first, int64_t key_head, E* out, Wide<E>* lse,    \
-                 char* scratch) {                                                                                       \
-    run(task, s, first, key_head, out, lse, scratch);                                                                   \
+#define RLHF_DEFINE(E)                                                                                 \
+  int64_t attention_scratch(const Attention<E>& task) { return scratch_bytes(task); }                  \
+  void pack_values(const Attention<E>& task, const Sequence& s, int64_t block, int64_t key_head,       \
+                   char* scratch) {                                                                    \
+    pack(task, s, block, key_head, scratch);                                                           \
+  }                                                                                                    \
+  void attention(const Attention<E>& task, const Sequence& s, int64_t first, int64_t key_head, E* out, \
+                 Wide<E>* lse, char* scratch) {                                                        \
+    run(task, s, first, key_head, out, lse, scratch);                                                  \
   }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)

@@ -1,11 +1,13 @@
-// Attention over packed sequences, tile by tile (formula: rlhf_core/kernels/attention.py; Dao et al. 2022, arXiv:2205.14135).
+// Attention over packed sequences, tile by tile (formula: rlhf_core/kernels/attention.py; Dao et al. 2022,
+// arXiv:2205.14135).
 //
 // N packed tokens, H query heads, K key heads, G = H/K query heads of one key head, D head size.
 //
-// Everything is computed transposed: Sᵀ[keys×lanes] = K·Qᵀ, a lane being one query token and head. The keys are then rows as
-// they lie in memory, the softmax runs down the columns, a vector of lanes at a time, and P is at hand for the next product.
-// A tile has the queries of one sequence that share a key head. Its keys come in blocks counted from the start of their own
-// sequence: what a row gives does not depend on what else is in the batch.
+// Everything is computed transposed: Sᵀ[keys×lanes] = K·Qᵀ, a lane being one query token and head. The keys
+// are then rows as they lie in memory, the softmax runs down the columns, a vector of lanes at a time, and P
+// is at hand for the next product. A tile has the queries of one sequence that share a key head. Its keys
+// come in blocks counted from the start of their own sequence: what a row gives does not depend on what else
+// is in the batch.
 #pragma once
 
 #include <stdint.h>
@@ -19,9 +21,9 @@ constexpr int64_t kKeys = 64;   // of a block: a tile of scores is 16 KB, half a
 constexpr int64_t kLanes = 64;  // of a tile, or G where that is more
 
 struct Sequence {
-  int64_t begin, length;                 // rows
-  int64_t prompt, prompt_length;         // rows of the prompt it continues; length 0: none
-  int64_t block, prompt_block;           // the first block of its own keys, of its prompt's
+  int64_t begin, length;          // rows
+  int64_t prompt, prompt_length;  // rows of the prompt it continues; length 0: none
+  int64_t block, prompt_block;    // the first block of its own keys, of its prompt's
 };
 
 template <typename E>
@@ -44,7 +46,8 @@ struct Attention {
   int64_t tile_tokens() const { return group() < kLanes ? kLanes / group() : 1; }
 };
 
-// What the backward pass needs beside: gradients in, and of each tile what is packed once and used against many blocks.
+// What the backward pass needs beside: gradients in, and of each tile what is packed once and used against
+// many blocks.
 template <typename E>
 struct AttentionGradient {
   Attention<E> forward;
@@ -62,32 +65,33 @@ struct Chunk {
   int64_t response_tile, response_last;    // and these its responses', where it is a prompt
 };
 
-// Queries from the first-th token of a sequence on, and the chunks that they see; each of these gives a part of dQ, at the
-// slots from `slot` on, the prompt's chunks first.
+// Queries from the first-th token of a sequence on, and the chunks that they see; each of these gives a part
+// of dQ, at the slots from `slot` on, the prompt's chunks first.
 struct Tile {
   int64_t sequence, first, slot;
   int64_t prompt_chunk, prompt_chunks, own_chunk, own_chunks;  // first and count
 };
 
-#define RLHF_DECLARE_FOR(E)                                                                                              \
-  int64_t attention_scratch(const Attention<E>& task);                                                                   \
-  void pack_values(const Attention<E>& task, const Sequence& sequence, int64_t block, int64_t key_head, char* scratch);  \
-  void attention(const Attention<E>& task, const Sequence& sequence, int64_t first, int64_t key_head, E* out,            \
-                 Wide<E>* lse, char* scratch);                                                                           \
-  int64_t attention_pack_bytes(const Attention<E>& task);                                                                \
-  int64_t attention_gradient_scratch(const Attention<E>& task, int64_t chunk);                                           \
-  void pack_queries(const AttentionGradient<E>& task, const Sequence& sequence, const Tile& tile, int64_t index,         \
-                    int64_t key_head, char* scratch);                                                                    \
-  void attention_gradient(const AttentionGradient<E>& task, const Sequence* sequences, const Tile* tiles,                \
-                          const Chunk& chunk, int64_t key_head, char* scratch);                                          \
-  void sum_query_gradients(const AttentionGradient<E>& task, const Sequence& sequence, const Tile& tile,                 \
+#define RLHF_DECLARE_FOR(E)                                                                               \
+  int64_t attention_scratch(const Attention<E>& task);                                                    \
+  void pack_values(const Attention<E>& task, const Sequence& sequence, int64_t block, int64_t key_head,   \
+                   char* scratch);                                                                        \
+  void attention(const Attention<E>& task, const Sequence& sequence, int64_t first, int64_t key_head,     \
+                 E* out, Wide<E>* lse, char* scratch);                                                    \
+  int64_t attention_pack_bytes(const Attention<E>& task);                                                 \
+  int64_t attention_gradient_scratch(const Attention<E>& task, int64_t chunk);                            \
+  void pack_queries(const AttentionGradient<E>& task, const Sequence& sequence, const Tile& tile,         \
+                    int64_t index, int64_t key_head, char* scratch);                                      \
+  void attention_gradient(const AttentionGradient<E>& task, const Sequence* sequences, const Tile* tiles, \
+                          const Chunk& chunk, int64_t key_head, char* scratch);                           \
+  void sum_query_gradients(const AttentionGradient<E>& task, const Sequence& sequence, const Tile& tile,  \
                            int64_t key_head, char* scratch);
 
-#define RLHF_DECLARE(ISA)    \
-  namespace ISA {            \
-  RLHF_DECLARE_FOR(float)    \
-  RLHF_DECLARE_FOR(Bf16)     \
-  RLHF_DECLARE_FOR(double)   \
+#define RLHF_DECLARE(ISA)  \
+  namespace ISA {          \
+  RLHF_DECLARE_FOR(float)  \
+  RLHF_DECLARE_FOR(Bf16)   \
+  RLHF_DECLARE_FOR(double) \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

@@ -1,5 +1,6 @@
-// Backward pass: a task is a chunk of keys under one key head. It goes through the tiles of queries that see the chunk, sums
-// dK and dV, and leaves each tile its part of dQ; parts are summed in the order of the chunks. Nothing is added by two threads.
+// Backward pass: a task is a chunk of keys under one key head. It goes through the tiles of queries that see
+// the chunk, sums dK and dV, and leaves each tile its part of dQ; parts are summed in the order of the
+// chunks. Nothing is added by two threads.
 //
 //     Pᵀ = e^(scale·K·Qᵀ − L)    dPᵀ = V·dOᵀ    dSᵀ = Pᵀ∘(dPᵀ − δ),  δ = Σ_d dO∘O − dL
 //     dV += Pᵀ·dO    dK += scale·dSᵀ·Q    dQᵀ += scale·Kᵀ·dSᵀ
@@ -53,9 +54,50 @@ RLHF_LANES Wide<E>* partial(const AttentionGradient<E>& task, int64_t slot, int6
   return task.partial + (slot * forward.key_heads + key_head) * forward.size * most_lanes(forward);
 }
 
+// A row that sees few keys has few roundings of dS to average, and bfloat16 would show in its gradient: such
+// tiles multiply what was rounded off, too.
 template <typename E>
-void pack(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t index, int64_t key_head,
-          char* memory) {
+RLHF_LANES bool is_precise(const Attention<E>& task, const Lanes<E>& lanes) {
+  return sizeof(E) == 2 && (lanes.earliest() < kKeys || (task.window && task.window < kKeys));
+}
+
+// δ of such a tile as Σ_s P·dP: O, from which it follows as well, was rounded too.
+template <typename E>
+RLHF_LANES void exact_delta(const Attention<E>& task, const Sequence& s, const Lanes<E>& lanes,
+                            int64_t key_head, const Packed<E>& x, Scratch& scratch) {
+  using T = Wide<E>;
+  using V = Pack<T>;
+  const int64_t width = most_lanes(task), size = task.size;
+  const T scale = static_cast<T>(task.scale);
+  T* scores = scratch.take<T>(kKeys * width);
+  T* grads = scratch.take<T>(kKeys * width);
+  E* copy = scratch.take<E>(kKeys * size);
+  memset(x.delta, 0, lanes.count * sizeof(T));
+  each_span(task, s, lanes, [&](const Span& span, bool own) {
+    const int64_t first = (own ? s.begin : s.prompt) + span.key;
+    const Left<E> keys = left(task.k, first, span.count, task.tokens, key_head, size, copy);
+    task.product(span.rows, span.lanes, size, keys.stride, width, width, false, keys.data,
+                 x.q_transposed + span.lane, scores + span.lane);
+    const Left<E> values = left(task.v, first, span.count, task.tokens, key_head, size, copy);
+    task.product(span.rows, span.lanes, size, values.stride, width, width, false, values.data,
+                 x.grad_transposed + span.lane, grads + span.lane);
+    for (int64_t lane = span.lane; lane < lanes.count; lane += V::count) {
+      const V lse = load(x.lse + lane), positions = load(x.positions + lane);
+      V sums = load(x.delta + lane);
+      for (int64_t row = 0; row < span.count; ++row) {
+        const V p = exp_of_small(load(scores + row * width + lane) * scale - lse);
+        const V term = p * load(grads + row * width + lane);
+        sums = sums + select(sees(positions, static_cast<T>(span.position + row), task.causal, task.window),
+                             term, V{});
+      }
+      store(x.delta + lane, sums);
+    }
+  });
+}
+
+template <typename E>
+void pack(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t index,
+          int64_t key_head, char* memory) {
   using T = Wide<E>;
   using V = Pack<T>;
   const Attention<E>& forward = task.forward;
@@ -80,31 +122,29 @@ void pack(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile,
     const int64_t row = lanes.row(lane), head = lanes.head(lane), at = row * forward.heads + head;
     const E* out = row_of(task.out, row, head);
     V sums{};
-    for (int64_t d = 0; d < size; d += V::count) sums = fused(load_wide(rows[lane] + d), load_wide(out + d), sums);
+    for (int64_t d = 0; d < size; d += V::count)
+      sums = fused(load_wide(rows[lane] + d), load_wide(out + d), sums);
     x.lse[lane] = task.lse[at];
-    x.delta[lane] = static_cast<T>(sum(sums)) - (task.grad_lse ? task.grad_lse[at] : 0);
+    x.delta[lane] = static_cast<T>(sum(sums));
   }
+  if (is_precise(forward, lanes)) exact_delta(forward, s, lanes, key_head, x, scratch);
+  if (!task.grad_lse) return;
+  for (int64_t lane = 0; lane < lanes.used; ++lane)
+    x.delta[lane] -= task.grad_lse[lanes.row(lane) * forward.heads + lanes.head(lane)];
 }
 
 template <typename E>
-struct Slopes {  // of one block: Sᵀ and dPᵀ become Pᵀ and dSᵀ
-  Wide<E>*scores, *grads;      // [keys×width]
-  E *p, *ds;                   // the same as left sides of products
-  Unit<E>* ds_paired;          // and as a right side
-  E* ds_rest;                  // what rounding took from dS, both ways; unused where products take dS as it is
+struct Slopes {            // of one block: Sᵀ and dPᵀ become Pᵀ and dSᵀ
+  Wide<E>*scores, *grads;  // [keys×width]
+  E *p, *ds;               // the same as left sides of products
+  Unit<E>* ds_paired;      // and as a right side
+  E* ds_rest;              // what rounding took from dS, both ways; unused where products take dS as it is
   Unit<E>* ds_rest_paired;
 };
 
-// A row that sees few keys has few roundings of dS to average, and bfloat16 would show in its gradient: such tiles multiply
-// what was rounded off, too.
-template <typename E>
-RLHF_LANES bool is_precise(const Attention<E>& task, const Lanes<E>& lanes) {
-  return sizeof(E) == 2 && (lanes.earliest() < kKeys || (task.window && task.window < kKeys));
-}
-
 template <bool precise>
-RLHF_LANES void store_slopes(const Slopes<Bf16>& out, int64_t row, int64_t stride, int64_t lane, const Floats* p,
-                             const Floats* ds) {
+RLHF_LANES void store_slopes(const Slopes<Bf16>& out, int64_t row, int64_t stride, int64_t lane,
+                             const Floats* p, const Floats* ds) {
   for (int i = 0; i < 2; ++i) {
     store_narrow(out.p + (row + i) * stride + lane, p[i]);
     store_narrow(out.ds + (row + i) * stride + lane, ds[i]);
@@ -120,8 +160,8 @@ RLHF_LANES void store_slopes(const Slopes<Bf16>& out, int64_t row, int64_t strid
   }
 }
 template <bool, typename T>
-RLHF_LANES void store_slopes(const Slopes<T>& out, int64_t row, int64_t stride, int64_t lane, const Pack<T>* p,
-                             const Pack<T>* ds) {
+RLHF_LANES void store_slopes(const Slopes<T>& out, int64_t row, int64_t stride, int64_t lane,
+                             const Pack<T>* p, const Pack<T>* ds) {
   for (int i = 0; i < 2; ++i) {
     store(out.p + (row + i) * stride + lane, p[i]);
     store(out.ds + (row + i) * stride + lane, ds[i]);
@@ -129,12 +169,13 @@ RLHF_LANES void store_slopes(const Slopes<T>& out, int64_t row, int64_t stride, 
 }
 
 template <typename E, bool masked, bool precise>
-RLHF_LANES void slopes(const Attention<E>& task, const Slopes<E>& x, const Packed<E>& tile, const Span& span, int64_t lane,
-                       int64_t stride) {
+RLHF_LANES void slopes(const Attention<E>& task, const Slopes<E>& x, const Packed<E>& tile, const Span& span,
+                       int64_t lane, int64_t stride) {
   using T = Wide<E>;
   using V = Pack<T>;
   const T scale = static_cast<T>(task.scale);
-  const V lse = load(tile.lse + lane), delta = load(tile.delta + lane), positions = load(tile.positions + lane);
+  const V lse = load(tile.lse + lane), delta = load(tile.delta + lane),
+          positions = load(tile.positions + lane);
   for (int64_t row = 0; row < span.rows; row += 2) {
     V p[2], ds[2];
 #pragma GCC unroll 2
@@ -143,7 +184,8 @@ RLHF_LANES void slopes(const Attention<E>& task, const Slopes<E>& x, const Packe
       p[i] = exp_of_small(load(x.scores + at) * scale - lse);
       ds[i] = p[i] * (load(x.grads + at) - delta);
       if constexpr (masked) {
-        const PackMask<T> seen = sees(positions, static_cast<T>(span.position + row + i), task.causal, task.window);
+        const PackMask<T> seen =
+            sees(positions, static_cast<T>(span.position + row + i), task.causal, task.window);
         p[i] = row + i < span.count ? select(seen, p[i], V{}) : V{};
         ds[i] = row + i < span.count ? select(seen, ds[i], V{}) : V{};
       }
@@ -154,7 +196,7 @@ RLHF_LANES void slopes(const Attention<E>& task, const Slopes<E>& x, const Packe
 
 template <typename E>
 struct ChunkSums {
-  E* keys_transposed;  // [blocks][D][kKeys]
+  E* keys_transposed;       // [blocks][D][kKeys]
   Wide<E>*grad_k, *grad_v;  // [keys×D]
   Slopes<E> slopes;
   E *key_copy, *value_copy;
@@ -162,8 +204,8 @@ struct ChunkSums {
 
 // What one tile and the chunk give each other.
 template <typename E>
-RLHF_LANES void visit(const AttentionGradient<E>& task, const Sequence* sequences, const Chunk& chunk, const Tile& tile,
-                      int64_t index, int64_t key_head, const ChunkSums<E>& sums) {
+RLHF_LANES void visit(const AttentionGradient<E>& task, const Sequence* sequences, const Chunk& chunk,
+                      const Tile& tile, int64_t index, int64_t key_head, const ChunkSums<E>& sums) {
   using V = Pack<Wide<E>>;
   const Attention<E>& forward = task.forward;
   const bool own = tile.sequence == chunk.sequence;
@@ -183,10 +225,12 @@ RLHF_LANES void visit(const AttentionGradient<E>& task, const Sequence* sequence
     const int64_t place = key - chunk.first, lane = span.lane;
     key += span.count;
     if (!span.lanes) continue;
-    const Left<E> keys = left(forward.k, begin + span.key, span.count, forward.tokens, key_head, size, sums.key_copy);
-    forward.product(span.rows, span.lanes, size, keys.stride, width, width, false, keys.data, x.q_transposed + lane,
-                    block.scores + lane);
-    const Left<E> values = left(forward.v, begin + span.key, span.count, forward.tokens, key_head, size, sums.value_copy);
+    const Left<E> keys =
+        left(forward.k, begin + span.key, span.count, forward.tokens, key_head, size, sums.key_copy);
+    forward.product(span.rows, span.lanes, size, keys.stride, width, width, false, keys.data,
+                    x.q_transposed + lane, block.scores + lane);
+    const Left<E> values =
+        left(forward.v, begin + span.key, span.count, forward.tokens, key_head, size, sums.value_copy);
     forward.product(span.rows, span.lanes, size, values.stride, width, width, false, values.data,
                     x.grad_transposed + lane, block.grads + lane);
     for (int64_t at = lane; at < lanes.count; at += V::count) {
@@ -201,13 +245,13 @@ RLHF_LANES void visit(const AttentionGradient<E>& task, const Sequence* sequence
     forward.product(span.rows, size, span.lanes, width, size, size, true, block.ds + lane, x.q + below,
                     sums.grad_k + place * size);
     const E* transposed = sums.keys_transposed + (place / kKeys * size) * kKeys + span.key % kKeys;
-    forward.product(size, span.lanes, span.rows, kKeys, width, width, true, transposed, block.ds_paired + lane,
-                    grad_q + lane);
+    forward.product(size, span.lanes, span.rows, kKeys, width, width, true, transposed,
+                    block.ds_paired + lane, grad_q + lane);
     if (!precise) continue;
     forward.product(span.rows, size, span.lanes, width, size, size, true, block.ds_rest + lane, x.q + below,
                     sums.grad_k + place * size);
-    forward.product(size, span.lanes, span.rows, kKeys, width, width, true, transposed, block.ds_rest_paired + lane,
-                    grad_q + lane);
+    forward.product(size, span.lanes, span.rows, kKeys, width, width, true, transposed,
+                    block.ds_rest_paired + lane, grad_q + lane);
   }
 }
 
@@ -269,11 +313,13 @@ void run(const AttentionGradient<E>& task, const Sequence* sequences, const Tile
 }
 
 template <typename E>
-void sum_parts(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t key_head, char* memory) {
+void sum_parts(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t key_head,
+               char* memory) {
   using T = Wide<E>;
   using V = Pack<T>;
   const Attention<E>& forward = task.forward;
-  const int64_t size = forward.size, width = most_lanes(forward), slots = tile.prompt_chunks + tile.own_chunks;
+  const int64_t size = forward.size, width = most_lanes(forward),
+                slots = tile.prompt_chunks + tile.own_chunks;
   const Lanes<E> lanes(forward, s, tile.first, key_head);
   Scratch scratch{memory};
   T* work = scratch.take<T>(kStep * size);
@@ -299,20 +345,22 @@ int64_t scratch_bytes(const Attention<E>& task, int64_t chunk) {
 
 }  // namespace
 
-#define RLHF_DEFINE(E)                                                                                                   \
-  int64_t attention_pack_bytes(const Attention<E>& task) { return pack_bytes(task); }                                    \
-  int64_t attention_gradient_scratch(const Attention<E>& task, int64_t chunk) { return scratch_bytes(task, chunk); }     \
-  void pack_queries(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t index,                \
-                    int64_t key_head, char* scratch) {                                                                   \
-    pack(task, s, tile, index, key_head, scratch);                                                                       \
-  }                                                                                                                      \
-  void attention_gradient(const AttentionGradient<E>& task, const Sequence* sequences, const Tile* tiles,                \
-                          const Chunk& chunk, int64_t key_head, char* scratch) {                                         \
-    run(task, sequences, tiles, chunk, key_head, scratch);                                                               \
-  }                                                                                                                      \
-  void sum_query_gradients(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t key_head,      \
-                           char* scratch) {                                                                              \
-    sum_parts(task, s, tile, key_head, scratch);                                                                         \
+#define RLHF_DEFINE(E)                                                                                    \
+  int64_t attention_pack_bytes(const Attention<E>& task) { return pack_bytes(task); }                     \
+  int64_t attention_gradient_scratch(const Attention<E>& task, int64_t chunk) {                           \
+    return scratch_bytes(task, chunk);                                                                    \
+  }                                                                                                       \
+  void pack_queries(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile, int64_t index, \
+                    int64_t key_head, char* scratch) {                                                    \
+    pack(task, s, tile, index, key_head, scratch);                                                        \
+  }                                                                                                       \
+  void attention_gradient(const AttentionGradient<E>& task, const Sequence* sequences, const Tile* tiles, \
+                          const Chunk& chunk, int64_t key_head, char* scratch) {                          \
+    run(task, sequences, tiles, chunk, key_head, scratch);                                                \
+  }                                                                                                       \
+  void sum_query_gradients(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile,         \
+                           int64_t key_head, char* scratch) {                                             \
+    sum_parts(task, s, tile, key_head, scratch);                                                          \
   }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)

@@ -1,4 +1,5 @@
-// What there is to do for a call of attention: sequences, tiles of queries, chunks of keys; in plain numbers, on the host.
+// What there is to do for a call of attention: sequences, tiles of queries, chunks of keys; in plain numbers,
+// on the host.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,7 +23,8 @@ struct Seen {  // by the queries [first, last) of a sequence: own keys [begin, e
 
 struct AttentionPlan {
   std::vector<Sequence> sequences;
-  std::vector<int64_t> first_response, last_response;  // of each sequence that is a prompt, among the sequences
+  std::vector<int64_t> first_response,
+      last_response;  // of each sequence that is a prompt, among the sequences
   std::vector<Tile> tiles;
   std::vector<int64_t> first_tile;  // [B+1]
   std::vector<Chunk> chunks;
@@ -31,8 +33,8 @@ struct AttentionPlan {
   bool causal;
   int64_t window, tile_tokens;
 
-  AttentionPlan(const at::Tensor& cu_seqlens, const MaybeTensor& responses_per_prompt, int64_t tokens, bool causal_,
-                int64_t window_, int64_t tile_tokens_)
+  AttentionPlan(const at::Tensor& cu_seqlens, const MaybeTensor& responses_per_prompt, int64_t tokens,
+                bool causal_, int64_t window_, int64_t tile_tokens_)
       : causal(causal_), window(window_), tile_tokens(tile_tokens_) {
     lay_out(cu_seqlens, tokens);
     if (responses_per_prompt.has_value()) join(*responses_per_prompt);
@@ -46,8 +48,8 @@ struct AttentionPlan {
     for (size_t b = 0; b < sequences.size(); ++b) cut(static_cast<int64_t>(b));
   }
 
-  // Keys of a chunk: a quarter of a long sequence, so that dQ is summed from few parts. Of the sequence alone, never of how
-  // many threads there are.
+  // Keys of a chunk: a quarter of a long sequence, so that dQ is summed from few parts. Of the sequence
+  // alone, never of how many threads there are.
   static int64_t chunk_keys(int64_t length) {
     const int64_t quarter = (length + 3) / 4;
     return std::max<int64_t>(256, (quarter + cpu::kKeys - 1) / cpu::kKeys * cpu::kKeys);
@@ -57,7 +59,8 @@ struct AttentionPlan {
   std::vector<int64_t> longest_first() const {
     std::vector<int64_t> order(tiles.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return keys_of(a) > keys_of(b); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return keys_of(a) > keys_of(b); });
     return order;
   }
 
@@ -70,8 +73,8 @@ struct AttentionPlan {
                       " tokens, got ", offsets[count]);
     for (int64_t b = 0; b < count; ++b) {
       const int64_t begin = offsets[b], length = offsets[b + 1] - offsets[b];
-      TORCH_CHECK_VALUE(length >= 0, "cu_seqlens: expected non-decreasing offsets, got ", offsets[b], " before ",
-                        offsets[b + 1]);
+      TORCH_CHECK_VALUE(length >= 0, "cu_seqlens: expected non-decreasing offsets, got ", offsets[b],
+                        " before ", offsets[b + 1]);
       sequences.push_back({begin, length, 0, 0, blocks, 0});
       blocks += (length + cpu::kKeys - 1) / cpu::kKeys;
     }
@@ -89,8 +92,8 @@ struct AttentionPlan {
       total += counts[p];
     }
     const int64_t count = static_cast<int64_t>(sequences.size());
-    TORCH_CHECK_VALUE(total == count, "responses_per_prompt: expected prompts and responses to be ", count, ", got ",
-                      total);
+    TORCH_CHECK_VALUE(total == count, "responses_per_prompt: expected prompts and responses to be ", count,
+                      ", got ", total);
     int64_t at = 0;
     for (int64_t p = 0; p < dense.size(0); ++p) {
       const int64_t prompt = at++;
@@ -126,7 +129,8 @@ struct AttentionPlan {
     chunks_of(own, s.length, made.own_chunk, made.own_chunks);
     chunks_of(prompt, s.prompt_length, made.prompt_chunk, made.prompt_chunks);
     slots += made.own_chunks + made.prompt_chunks;
-    pairs += static_cast<double>(last - first) * static_cast<double>(own.end - own.begin + prompt.end - prompt.begin);
+    pairs += static_cast<double>(last - first) *
+             static_cast<double>(own.end - own.begin + prompt.end - prompt.begin);
     return made;
   }
 
@@ -135,8 +139,9 @@ struct AttentionPlan {
     const int64_t size = chunk_keys(s.length);
     for (int64_t first = 0, chunk = 0; first < s.length; first += size, ++chunk)
       chunks.push_back({number, chunk, first, std::min(size, s.length - first),
-                        causal ? first_tile[number] + first / tile_tokens : first_tile[number], first_tile[number + 1],
-                        first_tile[first_response[number]], first_tile[last_response[number]]});
+                        causal ? first_tile[number] + first / tile_tokens : first_tile[number],
+                        first_tile[number + 1], first_tile[first_response[number]],
+                        first_tile[last_response[number]]});
   }
 
   int64_t keys_of(int64_t tile) const {

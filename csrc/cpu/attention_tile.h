@@ -8,7 +8,8 @@ namespace rlhf::cpu::RLHF_ISA {
 
 using namespace ::rlhf::RLHF_ISA;
 
-// A mask is worth a block of its own size where the causal edge passes: half of 64×64 would be computed for nothing.
+// A mask is worth a block of its own size where the causal edge passes: half of 64×64 would be computed for
+// nothing.
 constexpr int64_t kEdge = 32;
 
 template <typename E>
@@ -25,8 +26,14 @@ struct Lanes {
   int64_t used, count;  // lanes, and rounded up to whole vectors
 
   RLHF_MEMBER Lanes(const Attention<E>& task, const Sequence& s, int64_t from, int64_t head)
-      : begin(s.begin), first(from), last(lesser(from + task.tile_tokens(), s.length)), before(s.prompt_length),
-        key_head(head), group(task.group()), used((last - first) * group), count(round_up(used, kStep)) {}
+      : begin(s.begin),
+        first(from),
+        last(lesser(from + task.tile_tokens(), s.length)),
+        before(s.prompt_length),
+        key_head(head),
+        group(task.group()),
+        used((last - first) * group),
+        count(round_up(used, kStep)) {}
 
   RLHF_MEMBER int64_t row(int64_t lane) const { return begin + first + lane / group; }
   RLHF_MEMBER int64_t head(int64_t lane) const { return key_head * group + lane % group; }
@@ -37,16 +44,18 @@ struct Lanes {
 
 // A run of keys and how the lanes of a tile see it.
 struct Span {
-  int64_t key, count;      // keys [key, key + count) of their sequence
-  int64_t position;        // of the first of them, as the lanes count
-  int64_t rows;            // count in whole steps
-  int64_t lane, lanes;     // the lanes that see any of them
-  bool masked;             // some of these lanes do not see some of these rows
+  int64_t key, count;   // keys [key, key + count) of their sequence
+  int64_t position;     // of the first of them, as the lanes count
+  int64_t rows;         // count in whole steps
+  int64_t lane, lanes;  // the lanes that see any of them
+  bool masked;          // some of these lanes do not see some of these rows
 };
 
-// The span that begins at `key` of `length` keys, at most to the end of its block; count 0 where no lane sees it.
+// The span that begins at `key` of `length` keys, at most to the end of its block; count 0 where no lane sees
+// it.
 template <typename E>
-RLHF_LANES Span span_at(const Attention<E>& task, const Lanes<E>& lanes, int64_t key, int64_t length, int64_t shift) {
+RLHF_LANES Span span_at(const Attention<E>& task, const Lanes<E>& lanes, int64_t key, int64_t length,
+                        int64_t shift) {
   const int64_t earliest = lanes.earliest(), latest = lanes.latest(), far = task.window;
   Span span{key, lesser(kKeys - key % kKeys, length - key), key + shift, 0, 0, lanes.count, false};
   const bool edge = task.causal && span.position + span.count - 1 > earliest;
@@ -86,24 +95,25 @@ RLHF_LANES PackMask<T> sees(Pack<T> lanes, T position, bool causal, int64_t wind
   const auto all = [](T x) { return Pack<T>::all_of(x); };
   const T reach = static_cast<T>(window);
   PackMask<T> seen = causal ? lanes > all(position - 1) : lanes == lanes;
-  if (window) seen = both(seen, both(lanes < all(position + reach), lanes > all(position - reach)));
+  if (window) seen = both(seen, both(lanes<all(position + reach), lanes> all(position - reach)));
   return seen;
 }
 
-// Rows [first, first + span.rows) of keys or values, on the left of a product: as they lie, or, where that would read past
-// the tensor, copied.
+// Rows [first, first + span.rows) of keys or values, on the left of a product: as they lie, or, where that
+// would read past the tensor, copied.
 template <typename E>
 struct Left {
   const E* data;
   int64_t stride;
 };
 template <typename E>
-RLHF_LANES Left<E> left(const Rows<E>& rows, int64_t first, int64_t count, int64_t tokens, int64_t head, int64_t size,
-                        E* copy) {
+RLHF_LANES Left<E> left(const Rows<E>& rows, int64_t first, int64_t count, int64_t tokens, int64_t head,
+                        int64_t size, E* copy) {
   const int64_t padded = round_up(count, kStep);
   if (first + padded <= tokens) return {row_of(rows, first, head), rows.row};
   memset(copy, 0, padded * size * sizeof(E));
-  for (int64_t i = 0; i < count; ++i) memcpy(copy + i * size, row_of(rows, first + i, head), size * sizeof(E));
+  for (int64_t i = 0; i < count; ++i)
+    memcpy(copy + i * size, row_of(rows, first + i, head), size * sizeof(E));
   return {copy, size};
 }
 
@@ -122,13 +132,14 @@ RLHF_LANES int64_t most_lanes(const Attention<E>& task) {
 
 // Xᵀ [D×stride] of the lanes, times factor[lane], narrowed, to rows of [N, heads, D].
 template <typename E>
-RLHF_LANES void store_lanes(const Wide<E>* transposed, int64_t stride, const Wide<E>* factor, const Lanes<E>& lanes,
-                            int64_t size, int64_t heads, E* out, Wide<E>* work) {
+RLHF_LANES void store_lanes(const Wide<E>* transposed, int64_t stride, const Wide<E>* factor,
+                            const Lanes<E>& lanes, int64_t size, int64_t heads, E* out, Wide<E>* work) {
   using T = Wide<E>;
   for (int64_t from = 0; from < lanes.used; from += kStep) {
     for (int64_t d = 0; d < size; d += kStep) {
       const Unit<T>* rows[kStep];
-      for (int64_t i = 0; i < kStep; ++i) rows[i] = reinterpret_cast<const Unit<T>*>(transposed + (d + i) * stride + from);
+      for (int64_t i = 0; i < kStep; ++i)
+        rows[i] = reinterpret_cast<const Unit<T>*>(transposed + (d + i) * stride + from);
       transpose(rows, kStep, reinterpret_cast<Unit<T>*>(work + d), size);
     }
     for (int64_t lane = from; lane < lesser(from + kStep, lanes.used); ++lane) {

@@ -23,9 +23,9 @@ RLHF_LANES Rows<E> cache_of(const Caches<E>& caches, int64_t index) {
 
 // All lanes over `length` keys of one prompt.
 template <typename E>
-RLHF_LANES bool over(const DecodeAttention<E>& task, const Rows<E>& k, const Rows<E>& v, int64_t slots, int64_t length,
-                     int64_t key_head, const Running<E>& x, const Unit<E>* queries, const Wide<E>* positions, int64_t lanes,
-                     bool begun, const Work<E>& work) {
+RLHF_LANES bool over(const DecodeAttention<E>& task, const Rows<E>& k, const Rows<E>& v, int64_t slots,
+                     int64_t length, int64_t key_head, const Running<E>& x, const Unit<E>* queries,
+                     const Wide<E>* positions, int64_t lanes, bool begun, const Work<E>& work) {
   const int64_t size = task.attention.size;
   for (int64_t key = 0; key < length; key += kKeys, begun = true) {
     const int64_t count = lesser(kKeys, length - key), rows = round_up(count, kStep);
@@ -33,8 +33,8 @@ RLHF_LANES bool over(const DecodeAttention<E>& task, const Rows<E>& k, const Row
     const E* found[kKeys];
     for (int64_t i = 0; i < kKeys; ++i) found[i] = i < count ? row_of(v, key + i, key_head) : work.zeros;
     pack_transposed(found, round_up(count, kStep * kPair<E>), size, work.values, kKeys, work.units);
-    absorb(task.attention, x, queries, left(k, key, count, slots, key_head, size, work.key_copy), work.values, span,
-           positions, lanes, begun);
+    absorb(task.attention, x, queries, left(k, key, count, slots, key_head, size, work.key_copy), work.values,
+           span, positions, lanes, begun);
   }
   return begun;
 }
@@ -60,10 +60,11 @@ struct One {  // query: the running softmax of one head
   T* sum;  // [D]
 };
 
-// One query over `length` keys of its own cache: few lanes, so by the vector rather than by products of tiles.
+// One query over `length` keys of its own cache: few lanes, so by the vector rather than by products of
+// tiles.
 template <typename E>
-void alone(const DecodeAttention<E>& task, const E* query, const Rows<E>& k, const Rows<E>& v, int64_t length, int64_t key_head,
-           One<Wide<E>>& x) {
+void alone(const DecodeAttention<E>& task, const E* query, const Rows<E>& k, const Rows<E>& v, int64_t length,
+           int64_t key_head, One<Wide<E>>& x) {
   using T = Wide<E>;
   using V = Pack<T>;
   const int64_t size = task.attention.size;
@@ -77,13 +78,15 @@ void alone(const DecodeAttention<E>& task, const E* query, const Rows<E>& k, con
       for (int64_t j = 0; j < lesser(kStep, count - i); ++j) {
         const E* key = row_of(k, begin + i + j, key_head);
         V sums{};
-        for (int64_t d = 0; d < size; d += V::count) sums = fused(load_wide(query + d), load_wide(key + d), sums);
+        for (int64_t d = 0; d < size; d += V::count)
+          sums = fused(load_wide(query + d), load_wide(key + d), sums);
         products[j] = sums;
       }
       sum_lanes(products, scores + i);
       for (int64_t j = 0; j < kStep; j += V::count) {
         const V place = lane_numbers<T>() + static_cast<T>(i + j);
-        const V z = select(place < V::all_of(static_cast<T>(count)), load(scores + i + j) * scale, V::all_of(-INFINITY));
+        const V z = select(place < V::all_of(static_cast<T>(count)), load(scores + i + j) * scale,
+                           V::all_of(-INFINITY));
         store(scores + i + j, z);
         most = larger(most, z);
       }
@@ -126,21 +129,23 @@ void run(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_h
   memset(work.zeros, 0, size * sizeof(E));
   memset(positions, 0, width * sizeof(T));
   for (int64_t lane = 0; lane < lanes; ++lane)
-    rows[lane] = lane < used ? row_of(a.q, group.members[lane / heads], key_head * heads + lane % heads) : work.zeros;
+    rows[lane] =
+        lane < used ? row_of(a.q, group.members[lane / heads], key_head * heads + lane % heads) : work.zeros;
 
   bool begun = false;
   begin(shared, lanes);
   if (group.prompt >= 0) {
     pack_transposed_paired(rows, lanes, size, queries, width);
     const int64_t length = task.prefix_lengths ? task.prefix_lengths[group.prompt] : task.prefix_k.slots;
-    begun = over(task, cache_of(task.prefix_k, group.prompt), cache_of(task.prefix_v, group.prompt), task.prefix_k.slots,
-                 length, key_head, shared, queries, positions, lanes, false, work);
+    begun = over(task, cache_of(task.prefix_k, group.prompt), cache_of(task.prefix_v, group.prompt),
+                 task.prefix_k.slots, length, key_head, shared, queries, positions, lanes, false, work);
   }
   for (int64_t lane = 0; lane < used; ++lane) {
     const int64_t sequence = group.members[lane / heads];
     One<T> x{shared.most[lane], shared.total[lane], own};
     for (int64_t d = 0; d < size; ++d) own[d] = begun ? shared.sum[d * width + lane] : T{0};
-    alone(task, rows[lane], cache_of(task.k, sequence), cache_of(task.v, sequence), task.lengths[sequence], key_head, x);
+    alone(task, rows[lane], cache_of(task.k, sequence), cache_of(task.v, sequence), task.lengths[sequence],
+          key_head, x);
     const bool nothing = !begun && task.lengths[sequence] == 0;
     E* to = out + (sequence * a.heads + key_head * heads + lane % heads) * size;
     for (int64_t d = 0; d < size; d += V::count)
@@ -159,10 +164,11 @@ int64_t scratch_bytes(const DecodeAttention<E>& task) {
 
 }  // namespace
 
-#define RLHF_DEFINE(E)                                                                                                  \
-  int64_t decode_scratch(const DecodeAttention<E>& task) { return scratch_bytes(task); }                                \
-  void decode_attention(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_head, E* out, char* work) { \
-    run(task, group, key_head, out, work);                                                                              \
+#define RLHF_DEFINE(E)                                                                                      \
+  int64_t decode_scratch(const DecodeAttention<E>& task) { return scratch_bytes(task); }                    \
+  void decode_attention(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_head, E* out, \
+                        char* work) {                                                                       \
+    run(task, group, key_head, out, work);                                                                  \
   }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)

@@ -1,6 +1,6 @@
-// Attention of one new token a sequence over its cache and, before it, a prompt that several sequences share (formula:
-// rlhf_core/kernels/decode_attention.py). The tiles are attention.h's: a prompt's keys meet the lanes of all its sequences at
-// once, then each query goes on over its sequence's own cache.
+// Attention of one new token a sequence over its cache and, before it, a prompt that several sequences share
+// (formula: rlhf_core/kernels/decode_attention.py). The tiles are attention.h's: a prompt's keys meet the
+// lanes of all its sequences at once, then each query goes on over its sequence's own cache.
 #pragma once
 
 #include "attention.h"
@@ -27,16 +27,16 @@ struct DecodeGroup {
   int32_t prompt;
 };
 
-#define RLHF_DECLARE_FOR(E)                                                                                     \
-  int64_t decode_scratch(const DecodeAttention<E>& task);                                                       \
-  void decode_attention(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_head, E* out,     \
+#define RLHF_DECLARE_FOR(E)                                                                                 \
+  int64_t decode_scratch(const DecodeAttention<E>& task);                                                   \
+  void decode_attention(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_head, E* out, \
                         char* scratch);
 
-#define RLHF_DECLARE(ISA)    \
-  namespace ISA {            \
-  RLHF_DECLARE_FOR(float)    \
-  RLHF_DECLARE_FOR(Bf16)     \
-  RLHF_DECLARE_FOR(double)   \
+#define RLHF_DECLARE(ISA)  \
+  namespace ISA {          \
+  RLHF_DECLARE_FOR(float)  \
+  RLHF_DECLARE_FOR(Bf16)   \
+  RLHF_DECLARE_FOR(double) \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

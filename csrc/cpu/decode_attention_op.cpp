@@ -1,7 +1,5 @@
 // rlhf::decode_attention for CPU tensors: checks, sequences by prompt, threads over groups of them.
 
-#include "decode_attention.h"
-
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "../checks.h"
+#include "decode_attention.h"
 #include "parallel.h"
 #include "pool.h"
 #include "types.h"
@@ -22,7 +21,8 @@ using cpu::DecodeGroup;
 
 Tensor cache(const Tensor& x, const char* name, at::IntArrayRef shape, const Tensor& q) {
   TORCH_CHECK_VALUE(x.sizes() == shape, name, ": expected shape ", shape, ", got ", x.sizes());
-  TORCH_CHECK_VALUE(x.scalar_type() == q.scalar_type(), name, ": expected ", q.scalar_type(), ", got ", x.scalar_type());
+  TORCH_CHECK_VALUE(x.scalar_type() == q.scalar_type(), name, ": expected ", q.scalar_type(), ", got ",
+                    x.scalar_type());
   return dense_rows(x);
 }
 
@@ -30,7 +30,8 @@ Tensor numbers(const MaybeTensor& x, const char* name, int64_t count, int64_t lo
   const Tensor found = dense(x, name, count, at::kInt, at::kCPU);
   for (int64_t i = 0; found.defined() && i < count; ++i) {
     const int32_t number = const_data<int32_t>(found)[i];
-    TORCH_CHECK_VALUE(number >= low && number <= high, name, ": expected numbers from ", low, " to ", high, ", got ", number);
+    TORCH_CHECK_VALUE(number >= low && number <= high, name, ": expected numbers from ", low, " to ", high,
+                      ", got ", number);
   }
   return found;
 }
@@ -41,8 +42,10 @@ Caches<E> caches(const Tensor& x) {
   return {{const_data<E>(x), x.stride(1), x.stride(2)}, x.stride(0), x.size(1)};
 }
 
-// Sequences in runs of at most `most` that share a prompt; those without one are alone. `order` holds them, prompt by prompt.
-std::vector<DecodeGroup> groups(const Tensor& prefix_of, int64_t sequences, int64_t most, std::vector<int32_t>& order) {
+// Sequences in runs of at most `most` that share a prompt; those without one are alone. `order` holds them,
+// prompt by prompt.
+std::vector<DecodeGroup> groups(const Tensor& prefix_of, int64_t sequences, int64_t most,
+                                std::vector<int32_t>& order) {
   const int32_t* of = prefix_of.defined() ? const_data<int32_t>(prefix_of) : nullptr;
   const auto prompt = [of](int32_t sequence) { return of ? of[sequence] : -1; };
   for (int32_t i = 0; i < sequences; ++i) order.push_back(i);
@@ -59,15 +62,16 @@ std::vector<DecodeGroup> groups(const Tensor& prefix_of, int64_t sequences, int6
 }
 
 Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& lengths,
-                        const MaybeTensor& prefix_k, const MaybeTensor& prefix_v, const MaybeTensor& prefix_of,
-                        const MaybeTensor& prefix_lengths, double scale) {
+                        const MaybeTensor& prefix_k, const MaybeTensor& prefix_v,
+                        const MaybeTensor& prefix_of, const MaybeTensor& prefix_lengths, double scale) {
   TORCH_CHECK_VALUE(q.dim() == 3, "q: expected shape [B,Hq,D], got ", q.sizes());
   TORCH_CHECK_VALUE(k_cache.dim() == 4, "k_cache: expected shape [B,S,Hk,D], got ", k_cache.sizes());
   const int64_t sequences = q.size(0), heads = q.size(1), size = q.size(2), slots = k_cache.size(1);
   const int64_t key_heads = k_cache.size(2);
-  TORCH_CHECK_VALUE(size % 32 == 0 && size > 0, "q: expected a head size that is a multiple of 32, got ", size);
-  TORCH_CHECK_VALUE(key_heads > 0 && heads % key_heads == 0, "k_cache: expected a number of heads that divides q's ", heads,
-                    ", got ", key_heads);
+  TORCH_CHECK_VALUE(size % 32 == 0 && size > 0, "q: expected a head size that is a multiple of 32, got ",
+                    size);
+  TORCH_CHECK_VALUE(key_heads > 0 && heads % key_heads == 0,
+                    "k_cache: expected a number of heads that divides q's ", heads, ", got ", key_heads);
   const Tensor queries = dense_rows(q), k = cache(k_cache, "k_cache", {sequences, slots, key_heads, size}, q);
   const Tensor v = cache(v_cache, "v_cache", {sequences, slots, key_heads, size}, q);
   const Tensor filled = numbers(lengths, "lengths", sequences, 0, slots);
@@ -87,14 +91,20 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
     const cpu::Rows<E> rows{const_data<E>(queries), queries.stride(0), queries.stride(1)};
     const cpu::DecodeAttention<E> task{
         {rows, {}, {}, sequences, heads, key_heads, size, 0, scale, false, 0, cpu::product<E>(), nullptr},
-        caches<E>(k), caches<E>(v), caches<E>(pk), caches<E>(pv), pointer<int32_t>(filled), pointer<int32_t>(prompt_lengths)};
+        caches<E>(k),
+        caches<E>(v),
+        caches<E>(pk),
+        caches<E>(pv),
+        pointer<int32_t>(filled),
+        pointer<int32_t>(prompt_lengths)};
     std::vector<int32_t> order;
     const std::vector<DecodeGroup> all = groups(of, sequences, task.attention.tile_tokens(), order);
     const double keys = static_cast<double>(slots + (pk.defined() ? pk.size(1) : 0));
     const double flops = 16.0 * keys * static_cast<double>(sequences * heads * size);  // mostly memory
     cpu::each_task(static_cast<int64_t>(all.size()) * key_heads, flops, RLHF_DISPATCH(decode_scratch, task),
                    [&](int64_t number, char* work) {
-                     RLHF_DISPATCH(decode_attention, task, all[number / key_heads], number % key_heads, data<E>(out), work);
+                     RLHF_DISPATCH(decode_attention, task, all[number / key_heads], number % key_heads,
+                                   data<E>(out), work);
                    });
   });
   return out;

@@ -42,7 +42,8 @@ void run(const Linear<E>& task, int64_t first, char* memory) {
   for (int64_t from = 0; from < task.rows; from += kStep) {
     for (int64_t i = 0; i < padded; i += kStep) {
       const Unit<T>* rows[kStep];
-      for (int64_t j = 0; j < kStep; ++j) rows[j] = reinterpret_cast<const Unit<T>*>(block + (i + j) * lanes + from);
+      for (int64_t j = 0; j < kStep; ++j)
+        rows[j] = reinterpret_cast<const Unit<T>*>(block + (i + j) * lanes + from);
       transpose(rows, kStep, reinterpret_cast<Unit<T>*>(row + i), kOutputs);
     }
     for (int64_t lane = from; lane < lesser(from + kStep, task.rows); ++lane) {
@@ -76,9 +77,9 @@ int64_t scratch_bytes(const Linear<E>& task) {
 
 }  // namespace
 
-#define RLHF_DEFINE(E)                                                                                 \
-  int64_t linear_scratch(const Linear<E>& task) { return scratch_bytes(task); }                        \
-  void pack_linear(const Linear<E>& task, char* scratch) { pack(task, scratch); }                      \
+#define RLHF_DEFINE(E)                                                            \
+  int64_t linear_scratch(const Linear<E>& task) { return scratch_bytes(task); }   \
+  void pack_linear(const Linear<E>& task, char* scratch) { pack(task, scratch); } \
   void linear(const Linear<E>& task, int64_t first, char* scratch) { run(task, first, scratch); }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)

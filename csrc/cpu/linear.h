@@ -1,5 +1,5 @@
-// x·Wᵀ + b for a few rows of x, as decoding has them: weights are read as they lie, which libraries rearrange first, once a
-// call. Transposed as in attention.h, a lane being a row.
+// x·Wᵀ + b for a few rows of x, as decoding has them: weights are read as they lie, which libraries rearrange
+// first, once a call. Transposed as in attention.h, a lane being a row.
 #pragma once
 
 #include <stdint.h>
@@ -20,16 +20,16 @@ struct Linear {
   E* out;           // [rows, outputs]
 };
 
-#define RLHF_DECLARE_FOR(E)                                                     \
-  int64_t linear_scratch(const Linear<E>& task);                                \
-  void pack_linear(const Linear<E>& task, char* scratch);                       \
+#define RLHF_DECLARE_FOR(E)                               \
+  int64_t linear_scratch(const Linear<E>& task);          \
+  void pack_linear(const Linear<E>& task, char* scratch); \
   void linear(const Linear<E>& task, int64_t first, char* scratch);
 
-#define RLHF_DECLARE(ISA)    \
-  namespace ISA {            \
-  RLHF_DECLARE_FOR(float)    \
-  RLHF_DECLARE_FOR(Bf16)     \
-  RLHF_DECLARE_FOR(double)   \
+#define RLHF_DECLARE(ISA)  \
+  namespace ISA {          \
+  RLHF_DECLARE_FOR(float)  \
+  RLHF_DECLARE_FOR(Bf16)   \
+  RLHF_DECLARE_FOR(double) \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

@@ -1,5 +1,5 @@
-// A row at a time, in blocks that a first-level cache holds: the largest, then what is summed about it. Compiled once an
-// instruction set (isa.h).
+// A row at a time, in blocks that a first-level cache holds: the largest, then what is summed about it.
+// Compiled once an instruction set (isa.h).
 
 #include "logits.h"
 
@@ -32,7 +32,8 @@ RLHF_LANES void store_some(E* to, Pack<Wide<E>> x, int64_t count) {
   memcpy(to, held, count * sizeof(E));
 }
 
-// Calls body(place, 0 … 3 in turn) for vectors of [begin, end): four chains of sums that do not wait for each other.
+// Calls body(place, 0 … 3 in turn) for vectors of [begin, end): four chains of sums that do not wait for each
+// other.
 template <typename V, typename F>
 RLHF_LANES void each_vector(int64_t begin, int64_t end, const F& body) {
   int64_t at = begin;
@@ -62,7 +63,8 @@ LogitSums<Wide<E>> sums(const E* row, int64_t vocabulary, Wide<E> inverse_temper
     const T base = found == -INFINITY ? 0 : found;
     V sum[4] = {}, moment[4] = {};
     each_vector<V>(begin, end, [&](int64_t at, int turn) {
-      const V distance = load_some(row + at, end - at) * inverse_temperature - base, e = exp_of_small(distance);
+      const V distance = load_some(row + at, end - at) * inverse_temperature - base,
+              e = exp_of_small(distance);
       sum[turn] = sum[turn] + e;
       if constexpr (entropy) moment[turn] = fused(e, larger(least, distance), moment[turn]);  // 0·log 0 = 0
     });
@@ -79,30 +81,34 @@ LogitSums<Wide<E>> sums(const E* row, int64_t vocabulary, Wide<E> inverse_temper
 }
 
 template <typename E, bool entropy>
-void gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, const LogitSlopes<Wide<E>>& given, E* out) {
+void gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature,
+              const LogitSlopes<Wide<E>>& given, E* out) {
   using T = Wide<E>;
   using V = Pack<T>;
   const V least = V::all_of(-87.336544f), g = V::all_of(given.logprob * inverse_temperature);
   const V h = V::all_of(given.entropy * inverse_temperature), spread = V::all_of(given.spread);
   for (int64_t at = 0; at < vocabulary; at += V::count) {
-    const V logprob = larger(least, load_some(row + at, vocabulary - at) * inverse_temperature - given.lse - given.lse_rest);
+    const V logprob = larger(
+        least, load_some(row + at, vocabulary - at) * inverse_temperature - given.lse - given.lse_rest);
     V weight = g;
     if constexpr (entropy) weight = fused(h, logprob + spread, g);
     V slope = -(exp_of_small(logprob) * weight);
-    if (const int64_t place = given.target - at; place >= 0 && place < V::count) slope.set(place, slope[place] + g[0]);
+    if (const int64_t place = given.target - at; place >= 0 && place < V::count)
+      slope.set(place, slope[place] + g[0]);
     store_some(out + at, slope, vocabulary - at);
   }
 }
 
 }  // namespace
 
-#define RLHF_DEFINE(E)                                                                                                  \
-  LogitSums<Wide<E>> logit_sums(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, bool entropy) {          \
-    return (entropy ? sums<E, true> : sums<E, false>)(row, vocabulary, inverse_temperature);                            \
-  }                                                                                                                     \
-  void logit_gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, const LogitSlopes<Wide<E>>& given, \
-                      bool entropy, E* out) {                                                                           \
-    (entropy ? gradient<E, true> : gradient<E, false>)(row, vocabulary, inverse_temperature, given, out);               \
+#define RLHF_DEFINE(E)                                                                                    \
+  LogitSums<Wide<E>> logit_sums(const E* row, int64_t vocabulary, Wide<E> inverse_temperature,            \
+                                bool entropy) {                                                           \
+    return (entropy ? sums<E, true> : sums<E, false>)(row, vocabulary, inverse_temperature);              \
+  }                                                                                                       \
+  void logit_gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature,                      \
+                      const LogitSlopes<Wide<E>>& given, bool entropy, E* out) {                          \
+    (entropy ? gradient<E, true> : gradient<E, false>)(row, vocabulary, inverse_temperature, given, out); \
   }
 RLHF_DEFINE(float)
 RLHF_DEFINE(Bf16)

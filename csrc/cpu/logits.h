@@ -1,4 +1,5 @@
-// Log-probabilities from rows of logits that exist, and their gradient (formulas: rlhf_core/kernels/logprobs.py).
+// Log-probabilities from rows of logits that exist, and their gradient (formulas:
+// rlhf_core/kernels/logprobs.py).
 #pragma once
 
 #include <stdint.h>
@@ -21,16 +22,17 @@ struct LogitSlopes {  // of a row: gradients of its log-prob and its entropy, an
   int64_t target;
 };
 
-#define RLHF_DECLARE_FOR(E)                                                                                             \
-  LogitSums<Wide<E>> logit_sums(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, bool entropy);           \
-  void logit_gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, const LogitSlopes<Wide<E>>& given, \
-                      bool entropy, E* out);
+#define RLHF_DECLARE_FOR(E)                                                                    \
+  LogitSums<Wide<E>> logit_sums(const E* row, int64_t vocabulary, Wide<E> inverse_temperature, \
+                                bool entropy);                                                 \
+  void logit_gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature,           \
+                      const LogitSlopes<Wide<E>>& given, bool entropy, E* out);
 
-#define RLHF_DECLARE(ISA)    \
-  namespace ISA {            \
-  RLHF_DECLARE_FOR(float)    \
-  RLHF_DECLARE_FOR(Bf16)     \
-  RLHF_DECLARE_FOR(double)   \
+#define RLHF_DECLARE(ISA)  \
+  namespace ISA {          \
+  RLHF_DECLARE_FOR(float)  \
+  RLHF_DECLARE_FOR(Bf16)   \
+  RLHF_DECLARE_FOR(double) \
   }
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE

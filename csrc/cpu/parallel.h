@@ -1,5 +1,5 @@
-// How work on packed sequences is shared among threads. Results are kept a sequence (or a fixed chunk), so they do not
-// depend on the number of threads.
+// How work on packed sequences is shared among threads. Results are kept a sequence (or a fixed chunk), so
+// they do not depend on the number of threads.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -12,8 +12,9 @@
 
 namespace rlhf {
 
-// Below this many tokens another thread costs more than it saves: 50 to 100 µs where it has gone to sleep since the last
-// parallel region, as it has between two calls of a training step (measured), against a nanosecond a token.
+// Below this many tokens another thread costs more than it saves: 50 to 100 µs where it has gone to sleep
+// since the last parallel region, as it has between two calls of a training step (measured), against a
+// nanosecond a token.
 constexpr int64_t kTokensAThread = 32768;
 
 // Calls body(first, last) for ranges of sequences that hold about as many tokens each.
@@ -33,8 +34,9 @@ void parallel_sequences(const Offset* cu_seqlens, int64_t sequences, const F& bo
   });
 }
 
-// Calls body(task) for 0 … tasks − 1, each by whichever thread is free next: put the long ones first. `work` in floating-point
-// operations; below a million of them for each, other threads stay asleep. Every thread calls done() after its last task.
+// Calls body(task) for 0 … tasks − 1, each by whichever thread is free next: put the long ones first. `work`
+// in floating-point operations; below a million of them for each, other threads stay asleep. Every thread
+// calls done() after its last task.
 template <typename F, typename G>
 void parallel_tasks(int64_t tasks, double work, const F& body, const G& done) {
   const int64_t worth = static_cast<int64_t>(std::min(work / 1e6, 1e6)) + 1;

@@ -1,5 +1,6 @@
-// Matrix products of tiles, which kernels are given as a function: oneDNN's, by way of torch (products_op.cpp), made for the
-// processor at run time. So a kernel source needs no torch header, and no instruction set of its own for products.
+// Matrix products of tiles, which kernels are given as a function: oneDNN's, by way of torch
+// (products_op.cpp), made for the processor at run time. So a kernel source needs no torch header, and no
+// instruction set of its own for products.
 #pragma once
 
 #include <stdint.h>
@@ -38,11 +39,11 @@ using Unit = typename UnitOf<E>::type;
 template <typename E>
 constexpr int64_t kPair = sizeof(Unit<E>) / sizeof(E);
 
-// C[m×n] = A[m×k]·B[k×n], or added to C. Row-major, lda … in numbers, except that B lies in pairs of rows, [k/2][n][2], where
-// E is bfloat16 (then ldb counts units): the layout that its products multiply.
+// C[m×n] = A[m×k]·B[k×n], or added to C. Row-major, lda … in numbers, except that B lies in pairs of rows,
+// [k/2][n][2], where E is bfloat16 (then ldb counts units): the layout that its products multiply.
 template <typename E>
-using Product = void (*)(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add, const E* a,
-                         const Unit<E>* b, Wide<E>* c);
+using Product = void (*)(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add,
+                         const E* a, const Unit<E>* b, Wide<E>* c);
 
 template <typename E>
 Product<E> product();

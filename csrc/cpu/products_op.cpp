@@ -1,17 +1,17 @@
-#include "products.h"
-
 #include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
+
+#include "products.h"
 
 namespace rlhf::cpu {
 namespace {
 
 namespace blas = at::native::cpublas;
 
-void multiply(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add, const float* a,
-              const uint32_t* b, float* c) {
+void multiply(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add,
+              const float* a, const uint32_t* b, float* c) {
   blas::brgemm(m, n, k, lda, ldb, ldc, add, a, reinterpret_cast<const float*>(b), c, false);
 }
 
@@ -21,8 +21,8 @@ void multiply(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t
                reinterpret_cast<const at::BFloat16*>(b), c, true);
 }
 
-void multiply(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add, const double* a,
-              const uint64_t* b, double* c) {
+void multiply(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool add,
+              const double* a, const uint64_t* b, double* c) {
   // By hand: torch exports no such product for float64, which is there for oracles.
   for (int64_t i = 0; i < m; ++i, c += ldc, a += lda) {
     if (!add) std::fill_n(c, n, 0.0);

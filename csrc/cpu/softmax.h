@@ -1,4 +1,5 @@
-// The online softmax of a tile of lanes (Milakov & Gimelshein 2018, arXiv:1805.02867), a span of keys at a time.
+// The online softmax of a tile of lanes (Milakov & Gimelshein 2018, arXiv:1805.02867), a span of keys at a
+// time.
 #pragma once
 
 #include "attention_tile.h"
@@ -16,7 +17,7 @@ RLHF_LANES void store_probabilities(T* to, int64_t stride, const Pack<T>* rows, 
 }
 
 template <typename T>
-struct Softmax {  // of one vector of lanes
+struct Softmax {              // of one vector of lanes
   Pack<T> most, sum, shrink;  // the largest score so far, Σ e^(z − most), and what older sums are worth now
 };
 
@@ -34,7 +35,8 @@ RLHF_LANES Softmax<Wide<E>> softmax(Wide<E>* scores, Wide<E>* probabilities, int
     for (int i = 0; i < 4; ++i) {
       V z = load(scores + (row + i) * stride) * scale;
       if constexpr (masked) {
-        const PackMask<T> seen = sees(positions, static_cast<T>(span.position + row + i), task.causal, task.window);
+        const PackMask<T> seen =
+            sees(positions, static_cast<T>(span.position + row + i), task.causal, task.window);
         z = row + i < span.count ? select(seen, z, never) : never;
       }
       store(scores + (row + i) * stride, z);
@@ -95,14 +97,16 @@ RLHF_LANES void begin(const Running<E>& x, int64_t lanes) {
   }
 }
 
-// Takes a span of keys in; `values` are Vᵀ [D][kKeys] from the span's first key on. Where it has `begun`, to what is there.
+// Takes a span of keys in; `values` are Vᵀ [D][kKeys] from the span's first key on. Where it has `begun`, to
+// what is there.
 template <typename E>
-RLHF_LANES void absorb(const Attention<E>& task, const Running<E>& x, const Unit<E>* queries, const Left<E>& keys,
-                       const E* values, const Span& span, const Wide<E>* positions, int64_t lanes, bool begun) {
+RLHF_LANES void absorb(const Attention<E>& task, const Running<E>& x, const Unit<E>* queries,
+                       const Left<E>& keys, const E* values, const Span& span, const Wide<E>* positions,
+                       int64_t lanes, bool begun) {
   using V = Pack<Wide<E>>;
   const int64_t width = x.width;
-  task.product(span.rows, span.lanes, task.size, keys.stride, width, width, false, keys.data, queries + span.lane,
-               x.scores + span.lane);
+  task.product(span.rows, span.lanes, task.size, keys.stride, width, width, false, keys.data,
+               queries + span.lane, x.scores + span.lane);
   for (int64_t lane = span.lane; lane < lanes; lane += V::count) {
     const auto step = span.masked ? softmax<E, true> : softmax<E, false>;
     const Softmax<Wide<E>> found = step(x.scores + lane, x.probabilities + lane, width, span, task,

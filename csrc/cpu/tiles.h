@@ -31,10 +31,11 @@ struct Scratch {
   }
 };
 
-// --- arithmetic -----------------------------------------------------------------------------------------------------
+// --- arithmetic
+// -----------------------------------------------------------------------------------------------------
 
-// a·b + c, rounded once where the instruction set can: unlike the rest of the lanes, not the same bits on all of them.
-// What a product precedes cannot be that anyway.
+// a·b + c, rounded once where the instruction set can: unlike the rest of the lanes, not the same bits on all
+// of them. What a product precedes cannot be that anyway.
 RLHF_LANES Floats fused(Floats a, Floats b, Floats c) {
 #if RLHF_WIDTH == 64
   c.p0 = _mm512_fmadd_ps(a.p0, b.p0, c.p0);
@@ -90,7 +91,8 @@ RLHF_LANES Floats exp_of_small(Floats x) {
 }
 RLHF_LANES Doubles exp_of_small(Doubles x) { return exponential(x).value; }
 
-// --- bfloat16 -------------------------------------------------------------------------------------------------------
+// --- bfloat16
+// -------------------------------------------------------------------------------------------------------
 
 // Rounded to the nearest, ties to even; the upper half of each lane.
 RLHF_LANES Ints rounded_bits(Floats x) {
@@ -105,12 +107,12 @@ typedef uint16_t HalfNative __attribute__((vector_size(RLHF_WIDTH / 2)));
 
 RLHF_LANES void store_narrow(Bf16* to, Floats x) {
   const Ints bits = rounded_bits(x);
-#define RLHF_DO(p)                                                                                  \
-  {                                                                                                 \
-    typedef uint32_t Unsigned __attribute__((vector_size(RLHF_WIDTH)));                             \
-    const HalfNative half = __builtin_convertvector((Unsigned)bits.p >> 16, HalfNative);            \
-    memcpy(to, &half, sizeof half);                                                                 \
-    to += Floats::width;                                                                            \
+#define RLHF_DO(p)                                                                       \
+  {                                                                                      \
+    typedef uint32_t Unsigned __attribute__((vector_size(RLHF_WIDTH)));                  \
+    const HalfNative half = __builtin_convertvector((Unsigned)bits.p >> 16, HalfNative); \
+    memcpy(to, &half, sizeof half);                                                      \
+    to += Floats::width;                                                                 \
   }
   RLHF_EACH(RLHF_DO)
 #undef RLHF_DO
@@ -122,12 +124,12 @@ RLHF_LANES void store_narrow(T* to, Pack<T> x) {
 
 RLHF_LANES Floats load_wide(const Bf16* from) {
   Ints bits;
-#define RLHF_DO(p)                                                                  \
-  {                                                                                 \
-    HalfNative half;                                                                \
-    memcpy(&half, from, sizeof half);                                               \
-    bits.p = __builtin_convertvector(half, typename Ints::Native) << 16;            \
-    from += Floats::width;                                                          \
+#define RLHF_DO(p)                                                       \
+  {                                                                      \
+    HalfNative half;                                                     \
+    memcpy(&half, from, sizeof half);                                    \
+    bits.p = __builtin_convertvector(half, typename Ints::Native) << 16; \
+    from += Floats::width;                                               \
   }
   RLHF_EACH(RLHF_DO)
 #undef RLHF_DO
@@ -141,9 +143,9 @@ RLHF_LANES Pack<T> load_wide(const T* from) {
 // Two rows as the paired row of units.
 RLHF_LANES Floats paired(Floats even, Floats odd) {
   Ints low = rounded_bits(even), high = rounded_bits(odd);
-#define RLHF_DO(p)                                                               \
-  {                                                                              \
-    typedef uint32_t Unsigned __attribute__((vector_size(RLHF_WIDTH)));          \
+#define RLHF_DO(p)                                                                      \
+  {                                                                                     \
+    typedef uint32_t Unsigned __attribute__((vector_size(RLHF_WIDTH)));                 \
     low.p = (Ints::Native)(((Unsigned)low.p >> 16) | ((Unsigned)high.p & 0xffff0000u)); \
   }
   RLHF_EACH(RLHF_DO)
@@ -151,7 +153,8 @@ RLHF_LANES Floats paired(Floats even, Floats odd) {
   return same_bits<Floats>(low);
 }
 
-// --- packing --------------------------------------------------------------------------------------------------------
+// --- packing
+// --------------------------------------------------------------------------------------------------------
 
 // out[c·stride + i] = rows[i][c] for 16 rows.
 template <typename U>
@@ -162,9 +165,10 @@ RLHF_LANES void transpose(const U* const* rows, int64_t columns, U* out, int64_t
 
 #if RLHF_WIDTH == 64
 // Rows i and i + step trade halves of 2·step lanes (Eklundh 1972).
-#define RLHF_UPPER(k) ((k)&step ? 16 + (k)-step : (k))
-#define RLHF_LOWER(k) ((k)&step ? 16 + (k) : (k) + step)
-#define RLHF_16(X) X(0), X(1), X(2), X(3), X(4), X(5), X(6), X(7), X(8), X(9), X(10), X(11), X(12), X(13), X(14), X(15)
+#define RLHF_UPPER(k) ((k) & step ? 16 + (k) - step : (k))
+#define RLHF_LOWER(k) ((k) & step ? 16 + (k) : (k) + step)
+#define RLHF_16(X) \
+  X(0), X(1), X(2), X(3), X(4), X(5), X(6), X(7), X(8), X(9), X(10), X(11), X(12), X(13), X(14), X(15)
 template <int step>
 RLHF_LANES void trade(Ints::Native* rows) {
 #pragma GCC unroll 16
@@ -228,8 +232,8 @@ RLHF_LANES void pack_transposed_paired(const E* const* rows, int64_t count, int6
   }
 }
 
-// The transpose of rows [count×columns], plain: [columns][stride] numbers; count is a multiple of 16·pair. `work` holds
-// 16·columns units.
+// The transpose of rows [count×columns], plain: [columns][stride] numbers; count is a multiple of 16·pair.
+// `work` holds 16·columns units.
 template <typename E>
 RLHF_LANES void pack_transposed(const E* const* rows, int64_t count, int64_t columns, E* out, int64_t stride,
                                 Unit<E>* work) {

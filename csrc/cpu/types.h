@@ -30,10 +30,14 @@ const E* const_data(const at::Tensor& x) {
 template <typename F>
 auto of_type(const at::Tensor& x, const char* name, const F& compute) {
   switch (x.scalar_type()) {
-    case at::kFloat: return compute(float{});
-    case at::kDouble: return compute(double{});
-    case at::kBFloat16: return compute(cpu::Bf16{});
-    default: TORCH_CHECK_VALUE(false, name, ": expected float32, float64 or bfloat16, got ", x.scalar_type());
+    case at::kFloat:
+      return compute(float{});
+    case at::kDouble:
+      return compute(double{});
+    case at::kBFloat16:
+      return compute(cpu::Bf16{});
+    default:
+      TORCH_CHECK_VALUE(false, name, ": expected float32, float64 or bfloat16, got ", x.scalar_type());
   }
 }
 
@@ -43,6 +47,8 @@ inline at::TensorOptions wide_options(const at::Tensor& x) {
 }
 
 // x, or a dense copy where its last dimension is not.
-inline at::Tensor dense_rows(const at::Tensor& x) { return x.dim() && x.stride(-1) != 1 ? x.contiguous() : x; }
+inline at::Tensor dense_rows(const at::Tensor& x) {
+  return x.dim() && x.stride(-1) != 1 ? x.contiguous() : x;
+}
 
 }  // namespace rlhf
