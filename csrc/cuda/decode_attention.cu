@@ -14,12 +14,10 @@
 // Blocks of all sequences come one after another for the same split and head: those of one prompt then run
 // together, and all but the first read its keys from the second-level cache.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "decode_attention.h"
 #include "group.h"
 #include "launch.h"
+#include "piece.h"
 
 namespace rlhf::cuda {
 namespace {
@@ -29,38 +27,6 @@ constexpr int kSplit =
     256;  // long enough that parts are 1/16 of what is read for eight heads, and less for fewer
 constexpr int kAhead =
     4;  // keys a group has asked for before it uses the first: 8 KiB a block are on their way
-
-__device__ __forceinline__ float widened(float x) { return x; }
-__device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float widened(__half x) { return __half2float(x); }
-__device__ __forceinline__ void narrow(float x, float& to) { to = x; }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
-__device__ __forceinline__ void narrow(float x, __half& to) { to = __float2half_rn(x); }
-
-// 16 bytes of a row.
-template <typename T>
-struct Piece {
-  static constexpr int kCount = 16 / sizeof(T);
-  uint4 bits;
-
-  __device__ __forceinline__ void load(const T* from, bool aligned) {
-    if (aligned) {
-      bits = *reinterpret_cast<const uint4*>(from);
-      return;
-    }
-    T each[kCount];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) each[i] = from[i];
-    memcpy(&bits, each, sizeof bits);
-  }
-  __device__ __forceinline__ void clear() { bits = {0, 0, 0, 0}; }
-  __device__ __forceinline__ void widen(float (&to)[kCount]) const {
-    T each[kCount];
-    memcpy(each, &bits, sizeof bits);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = widened(each[i]);
-  }
-};
 
 // What the host knows beside the task.
 struct Plan {
