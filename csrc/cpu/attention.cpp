@@ -17,7 +17,7 @@ void run(const Attention<E>& task, const Sequence& s, int64_t first, int64_t key
   using V = Pack<T>;
   const int64_t size = task.size;
   const Lanes<E> lanes(task, s, first, key_head);
-  const int64_t width = most_lanes(task);  // one stride for all tiles: a product is compiled once a shape
+  const int64_t width = task.lanes();  // one stride for all tiles: a product is compiled once a shape
   Scratch scratch{memory};
   Unit<E>* queries = scratch.take<Unit<E>>(size / kPair<E> * width);  // Qᵀ, paired
   const Running<E> running = running_in<E>(scratch, size, width);
@@ -71,7 +71,7 @@ void pack(const Attention<E>& task, const Sequence& s, int64_t block, int64_t ke
 
 template <typename E>
 int64_t scratch_bytes(const Attention<E>& task) {
-  const int64_t width = most_lanes(task), size = task.size;
+  const int64_t width = task.lanes(), size = task.size;
   return static_cast<int64_t>(sizeof(Wide<E>)) *
              (2 * size * width + 2 * kKeys * width + 4 * width + 2 * kStep * size + (kKeys + 2) * size) +
          static_cast<int64_t>(sizeof(void*)) * width + 16 * 64;

@@ -42,8 +42,12 @@ struct Attention {
   Product<E> product;
   E* values;  // [K, blocks, D, kKeys]: Vᵀ, filled by pack_values
 
-  int64_t group() const { return heads / key_heads; }
-  int64_t tile_tokens() const { return group() < kLanes ? kLanes / group() : 1; }
+  // Inlined wherever they are called: the linker would keep one copy, perhaps of another instruction set (isa.h).
+#define RLHF_HERE inline __attribute__((always_inline))
+  RLHF_HERE int64_t group() const { return heads / key_heads; }
+  RLHF_HERE int64_t tile_tokens() const { return group() < kLanes ? kLanes / group() : 1; }
+  RLHF_HERE int64_t lanes() const { return (tile_tokens() * group() + 15) / 16 * 16; }  // most that a tile has
+#undef RLHF_HERE
 };
 
 // What the backward pass needs beside: gradients in, and of each tile what is packed once and used against
@@ -87,14 +91,7 @@ struct Tile {
   void sum_query_gradients(const AttentionGradient<E>& task, const Sequence& sequence, const Tile& tile,  \
                            int64_t key_head, char* scratch);
 
-#define RLHF_DECLARE(ISA)  \
-  namespace ISA {          \
-  RLHF_DECLARE_FOR(float)  \
-  RLHF_DECLARE_FOR(Bf16)   \
-  RLHF_DECLARE_FOR(double) \
-  }
-RLHF_ISAS(RLHF_DECLARE)
-#undef RLHF_DECLARE
+RLHF_ISAS(RLHF_DECLARE_TYPES)
 #undef RLHF_DECLARE_FOR
 
 }  // namespace rlhf::cpu

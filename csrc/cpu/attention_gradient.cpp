@@ -23,7 +23,7 @@ struct Packed {
 
 template <typename E>
 RLHF_LANES Packed<E> packed(const Attention<E>& task, char* memory) {
-  const int64_t units = most_lanes(task) * task.size / kPair<E>, lanes = most_lanes(task);
+  const int64_t units = task.lanes() * task.size / kPair<E>, lanes = task.lanes();
   Scratch scratch{memory};
   Packed<E> x;
   x.q_transposed = scratch.take<Unit<E>>(units);
@@ -38,7 +38,7 @@ RLHF_LANES Packed<E> packed(const Attention<E>& task, char* memory) {
 
 template <typename E>
 RLHF_LANES int64_t pack_bytes(const Attention<E>& task) {
-  const int64_t lanes = most_lanes(task);
+  const int64_t lanes = task.lanes();
   return round_up(4 * lanes * task.size * sizeof(E), 64) + 3 * round_up(lanes * sizeof(Wide<E>), 64) + 4 * 64;
 }
 
@@ -51,7 +51,7 @@ RLHF_LANES Packed<E> packed(const AttentionGradient<E>& task, int64_t tile, int6
 template <typename E>
 RLHF_LANES Wide<E>* partial(const AttentionGradient<E>& task, int64_t slot, int64_t key_head) {
   const Attention<E>& forward = task.forward;
-  return task.partial + (slot * forward.key_heads + key_head) * forward.size * most_lanes(forward);
+  return task.partial + (slot * forward.key_heads + key_head) * forward.size * forward.lanes();
 }
 
 // A row that sees few keys has few roundings of dS to average, and bfloat16 would show in its gradient: such
@@ -67,7 +67,7 @@ RLHF_LANES void exact_delta(const Attention<E>& task, const Sequence& s, const L
                             int64_t key_head, const Packed<E>& x, Scratch& scratch) {
   using T = Wide<E>;
   using V = Pack<T>;
-  const int64_t width = most_lanes(task), size = task.size;
+  const int64_t width = task.lanes(), size = task.size;
   const T scale = static_cast<T>(task.scale);
   T* scores = scratch.take<T>(kKeys * width);
   T* grads = scratch.take<T>(kKeys * width);
@@ -101,7 +101,7 @@ void pack(const AttentionGradient<E>& task, const Sequence& s, const Tile& tile,
   using T = Wide<E>;
   using V = Pack<T>;
   const Attention<E>& forward = task.forward;
-  const int64_t size = forward.size, width = most_lanes(forward);
+  const int64_t size = forward.size, width = forward.lanes();
   const Lanes<E> lanes(forward, s, tile.first, key_head);
   const Packed<E> x = packed(task, index, key_head);
   Scratch scratch{memory};
@@ -212,7 +212,7 @@ RLHF_LANES void visit(const AttentionGradient<E>& task, const Sequence* sequence
   const int64_t number = chunk.number - (own ? tile.own_chunk : tile.prompt_chunk);
   if (number < 0 || number >= (own ? tile.own_chunks : tile.prompt_chunks)) return;
   const Sequence& s = sequences[tile.sequence];
-  const int64_t size = forward.size, width = most_lanes(forward), shift = own ? s.prompt_length : 0;
+  const int64_t size = forward.size, width = forward.lanes(), shift = own ? s.prompt_length : 0;
   const int64_t begin = sequences[chunk.sequence].begin, end = chunk.first + chunk.count;
   const Lanes<E> lanes(forward, s, tile.first, key_head);
   const Packed<E> x = packed(task, index, key_head);
@@ -261,7 +261,7 @@ void run(const AttentionGradient<E>& task, const Sequence* sequences, const Tile
   using T = Wide<E>;
   using V = Pack<T>;
   const Attention<E>& forward = task.forward;
-  const int64_t size = forward.size, width = most_lanes(forward), begin = sequences[chunk.sequence].begin;
+  const int64_t size = forward.size, width = forward.lanes(), begin = sequences[chunk.sequence].begin;
   const int64_t rows = round_up(chunk.count, kKeys);
   Scratch scratch{memory};
   ChunkSums<E> sums;
@@ -318,7 +318,7 @@ void sum_parts(const AttentionGradient<E>& task, const Sequence& s, const Tile& 
   using T = Wide<E>;
   using V = Pack<T>;
   const Attention<E>& forward = task.forward;
-  const int64_t size = forward.size, width = most_lanes(forward),
+  const int64_t size = forward.size, width = forward.lanes(),
                 slots = tile.prompt_chunks + tile.own_chunks;
   const Lanes<E> lanes(forward, s, tile.first, key_head);
   Scratch scratch{memory};
@@ -337,7 +337,7 @@ void sum_parts(const AttentionGradient<E>& task, const Sequence& s, const Tile& 
 
 template <typename E>
 int64_t scratch_bytes(const Attention<E>& task, int64_t chunk) {
-  const int64_t width = most_lanes(task), size = task.size, rows = round_up(chunk, kKeys);
+  const int64_t width = task.lanes(), size = task.size, rows = round_up(chunk, kKeys);
   return static_cast<int64_t>(sizeof(Wide<E>)) *
              (3 * rows * size + 2 * kKeys * size + 6 * kKeys * width + 2 * kStep * size + width + 2 * size) +
          static_cast<int64_t>(sizeof(void*)) * width + 20 * 64;

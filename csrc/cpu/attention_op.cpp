@@ -136,8 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& grad_out, co
     for (const Tensor& gradient : {grad_q, grad_k, grad_v})
       gradient.narrow(0, plan.rows, call.tokens - plan.rows).zero_();
     const int64_t tiles = static_cast<int64_t>(plan.tiles.size()), heads = call.key_heads;
-    const int64_t lanes = (forward.tile_tokens() * forward.group() + 15) / 16 * 16;
-    const Tensor partial = pooled_empty({plan.slots, heads, call.size, lanes}, wide_options(q));
+    const Tensor partial = pooled_empty({plan.slots, heads, call.size, forward.lanes()}, wide_options(q));
     const int64_t bytes = RLHF_DISPATCH(attention_pack_bytes, forward);
     const Tensor packs = pooled_empty({tiles * heads * bytes}, q.options().dtype(at::kByte));
     const AttentionGradient<E> task{forward,

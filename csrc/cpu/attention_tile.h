@@ -124,12 +124,6 @@ RLHF_LANES void lane_rows(const Rows<E>& rows, const Lanes<E>& lanes, const E* z
     out[lane] = lane < lanes.used ? row_of(rows, lanes.row(lane), lanes.head(lane)) : zeros;
 }
 
-// Most lanes that a tile has.
-template <typename E>
-RLHF_LANES int64_t most_lanes(const Attention<E>& task) {
-  return round_up(task.tile_tokens() * task.group(), kStep);
-}
-
 // Xᵀ [D×stride] of the lanes, times factor[lane], narrowed, to rows of [N, heads, D].
 template <typename E>
 RLHF_LANES void store_lanes(const Wide<E>* transposed, int64_t stride, const Wide<E>* factor,

@@ -117,7 +117,7 @@ void run(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_h
   using V = Pack<T>;
   const Attention<E>& a = task.attention;
   const int64_t size = a.size, heads = a.group(), used = group.count * heads;
-  const int64_t width = most_lanes(a), lanes = round_up(used, kStep);
+  const int64_t width = a.lanes(), lanes = round_up(used, kStep);
   Scratch scratch{memory};
   Unit<E>* queries = scratch.take<Unit<E>>(size / kPair<E> * width);
   const Running<E> shared = running_in<E>(scratch, size, width);
@@ -156,7 +156,7 @@ void run(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_h
 template <typename E>
 int64_t scratch_bytes(const DecodeAttention<E>& task) {
   const Attention<E>& a = task.attention;
-  const int64_t width = most_lanes(a), size = a.size;
+  const int64_t width = a.lanes(), size = a.size;
   return static_cast<int64_t>(sizeof(Wide<E>)) *
              (2 * size * width + 2 * kKeys * width + 4 * width + (2 * kKeys + 2 * kStep + 3) * size) +
          static_cast<int64_t>(sizeof(void*)) * width + 24 * 64;

@@ -32,14 +32,7 @@ struct DecodeGroup {
   void decode_attention(const DecodeAttention<E>& task, const DecodeGroup& group, int64_t key_head, E* out, \
                         char* scratch);
 
-#define RLHF_DECLARE(ISA)  \
-  namespace ISA {          \
-  RLHF_DECLARE_FOR(float)  \
-  RLHF_DECLARE_FOR(Bf16)   \
-  RLHF_DECLARE_FOR(double) \
-  }
-RLHF_ISAS(RLHF_DECLARE)
-#undef RLHF_DECLARE
+RLHF_ISAS(RLHF_DECLARE_TYPES)
 #undef RLHF_DECLARE_FOR
 
 }  // namespace rlhf::cpu

@@ -80,12 +80,10 @@ struct HeadKept {
 
 #define RLHF_DECLARE(ISA)   \
   namespace ISA {           \
-  RLHF_DECLARE_FOR(float)   \
-  RLHF_DECLARE_FOR(Bf16)    \
-  RLHF_DECLARE_FOR(double)  \
   RLHF_DECLARE_PICK(float)  \
   RLHF_DECLARE_PICK(double) \
   }
+RLHF_ISAS(RLHF_DECLARE_TYPES)
 RLHF_ISAS(RLHF_DECLARE)
 #undef RLHF_DECLARE
 #undef RLHF_DECLARE_PICK

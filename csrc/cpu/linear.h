@@ -25,14 +25,7 @@ struct Linear {
   void pack_linear(const Linear<E>& task, char* scratch); \
   void linear(const Linear<E>& task, int64_t first, char* scratch);
 
-#define RLHF_DECLARE(ISA)  \
-  namespace ISA {          \
-  RLHF_DECLARE_FOR(float)  \
-  RLHF_DECLARE_FOR(Bf16)   \
-  RLHF_DECLARE_FOR(double) \
-  }
-RLHF_ISAS(RLHF_DECLARE)
-#undef RLHF_DECLARE
+RLHF_ISAS(RLHF_DECLARE_TYPES)
 #undef RLHF_DECLARE_FOR
 
 }  // namespace rlhf::cpu

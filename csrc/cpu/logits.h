@@ -28,14 +28,7 @@ struct LogitSlopes {  // of a row: gradients of its log-prob and its entropy, an
   void logit_gradient(const E* row, int64_t vocabulary, Wide<E> inverse_temperature,           \
                       const LogitSlopes<Wide<E>>& given, bool entropy, E* out);
 
-#define RLHF_DECLARE(ISA)  \
-  namespace ISA {          \
-  RLHF_DECLARE_FOR(float)  \
-  RLHF_DECLARE_FOR(Bf16)   \
-  RLHF_DECLARE_FOR(double) \
-  }
-RLHF_ISAS(RLHF_DECLARE)
-#undef RLHF_DECLARE
+RLHF_ISAS(RLHF_DECLARE_TYPES)
 #undef RLHF_DECLARE_FOR
 
 }  // namespace rlhf::cpu

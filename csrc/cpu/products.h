@@ -55,3 +55,11 @@ void release_products();
 bool has_bf16_products();
 
 }  // namespace rlhf::cpu
+
+// What a kernel's header declares for an instruction set (isa.h), by RLHF_DECLARE_FOR(E), once for each type of number.
+#define RLHF_DECLARE_TYPES(ISA) \
+  namespace ISA {               \
+  RLHF_DECLARE_FOR(float)       \
+  RLHF_DECLARE_FOR(Bf16)        \
+  RLHF_DECLARE_FOR(double)      \
+  }

@@ -17,10 +17,10 @@ from rlhf_core.errors import UserError
 from rlhf_core.experience import Experience, Scored, minibatches, sample_and_score
 from rlhf_core.held_out import HeldOut
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, per_token
+from rlhf_core.packing import per_token
 from rlhf_core.run import Run
 
-from .ppo import arithmetic, check_sampling
+from .ppo import arithmetic, check_sampling, prompts_in_order
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,7 @@ class GRPO:
         self.policy = run.policy.language_model(run.data)
         self.policy.model.to(run.device).eval()  # no dropout: old and new log-probs are of one network
         self.reference = self.policy.frozen() if self.kl_coef else None
-        self.prompts = list(run.data.prompts("train"))
-        if len(self.prompts) < self.batch_size:
-            raise UserError(
-                f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts"
-            )
-        self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
+        self.prompts, self.order = prompts_in_order(self, run)
         self.held_out = HeldOut(run, self.policy, self.eval_split, self.eval_prompts)
         return self.policy.model
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlhf_core import kernels
 from rlhf_core.batch import following
 from rlhf_core.contracts.algorithm import Loss
+from rlhf_core.contracts.data import Prompt
 from rlhf_core.errors import UserError, at_least
 from rlhf_core.experience import Experience, Scored, minibatches, sample_and_score
 from rlhf_core.held_out import HeldOut
@@ -98,12 +99,7 @@ class PPO:
         if self.freeze_critic:
             self.critic.requires_grad_(False)
         self.kl = KLController(self.kl_coef, self.kl_target, self.kl_horizon)
-        self.prompts = list(run.data.prompts("train"))
-        self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
-        if len(self.prompts) < self.batch_size:
-            raise UserError(
-                f"algorithm.batch_size: got {self.batch_size}, but the data have only {len(self.prompts)} prompts"
-            )
+        self.prompts, self.order = prompts_in_order(self, run)
         if self.ptx_coef:
             documents = (encode_document(self.policy.tokenizer, text) for text in run.data.text("train"))
             self.texts = [piece for tokens in documents for piece in pieces(tokens, self.ptx_length)]
@@ -232,6 +228,17 @@ def check_sampling(algorithm: Sampling, run: Run) -> None:
             f"algorithm.minibatches_a_pass: {algorithm.batch_size} prompts × {algorithm.responses} responses do not "
             f"divide into {algorithm.minibatches_a_pass}"
         )
+
+
+def prompts_in_order(algorithm: Sampling, run: Run) -> tuple[list[Prompt], Order]:
+    """The prompts to answer, and which of them a rollout takes; as many as one takes, or more."""
+    prompts = list(run.data.prompts("train"))
+    order = Order(len(prompts), algorithm.batch_size, run.seed, "prompts")
+    if len(prompts) < algorithm.batch_size:
+        raise UserError(
+            f"algorithm.batch_size: got {algorithm.batch_size}, but the data have only {len(prompts)} prompts"
+        )
+    return prompts, order
 
 
 def arithmetic(algorithm: Sampling, microbatch_tokens: int) -> str:

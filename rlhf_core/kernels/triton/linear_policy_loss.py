@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..checks import statistics_dtype
-from ..linear_policy_loss import PPOOptions
+from ..linear_policy_loss import PER_TOKEN, PPOOptions
 from ..logprobs import IGNORED
 from ..policy_loss import METRICS, Metrics, Number
 from ..ppo_loss import ppo_loss
@@ -27,7 +27,6 @@ from .head import Gradients, Head
 from .logprobs import room
 
 OF_VALUES = ("values", "old_values", "returns")
-PER_TOKEN = ("ref_logprobs", "importance", *OF_VALUES)
 
 
 class Loss:
