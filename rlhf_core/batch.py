@@ -8,7 +8,7 @@ t was chosen.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -75,6 +75,33 @@ class Packed:
         shared = tuple(zip(numbers, map(len, prompts), strict=True))
         return Packed(row.tokens, row.cu_seqlens, predicted, shared)
 
+    @staticmethod
+    def joined(parts: Sequence["Packed"]) -> "Packed":
+        """Rows one after the other."""
+        lengths: list[int] = [length for part in parts for length in part.lengths.tolist()]
+        predicted = [part.predicted for part in parts if part.predicted is not None]
+        numbers = accumulate((1 + max((number for number, _ in part.prompts), default=-1) for part in parts), initial=0)
+        prompts = [
+            (first + number, length)
+            for first, part in zip(numbers, parts, strict=False)
+            for number, length in part.prompts
+        ]
+        return Packed(
+            torch.cat([part.tokens for part in parts]),
+            offsets(lengths, parts[0].tokens.device),
+            torch.cat(predicted) if len(predicted) == len(parts) else None,
+            tuple(prompts) if len(prompts) == len(lengths) else (),
+        )
+
+    def select(self, indices: Sequence[int]) -> tuple[Tensor, "Packed"]:
+        """The sequences at ``indices``, in that order: where their tokens are in this row, and a row of their own."""
+        starts = self.cu_seqlens.tolist()
+        rows = torch.cat([torch.zeros(0, dtype=torch.long), *(torch.arange(starts[i], starts[i + 1]) for i in indices)])
+        rows, lengths = rows.to(self.tokens.device), [starts[i + 1] - starts[i] for i in indices]
+        prompts = tuple(self.prompts[i] for i in indices) if self.prompts else ()
+        predicted = None if self.predicted is None else self.predicted[rows]
+        return rows, Packed(self.tokens[rows], offsets(lengths, self.tokens.device), predicted, prompts)
+
     @cached_property
     def lengths(self) -> Tensor:
         """``[B]`` int64 tokens of each sequence."""
@@ -89,6 +116,10 @@ class Packed:
     def positions(self) -> Tensor:
         """``[N]`` int64 position of each token, counted from its own sequence's start."""
         return torch.arange(len(self.tokens), device=self.tokens.device) - self.cu_seqlens[:-1].long()[self.sequence]
+
+    def per_sequence(self, values: Tensor) -> Tensor:
+        """``[B]`` sums of a ``[N]`` tensor over each sequence."""
+        return values.new_zeros(len(self.lengths)).index_add_(0, self.sequence, values)
 
     @cached_property
     def targets(self) -> Tensor:

@@ -4,15 +4,15 @@ N packed tokens (prompts and responses), B sequences. Per-token values are 0 on 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .batch import Packed, offsets
+from .batch import Packed
 from .contracts.data import Prompt
-from .contracts.reward import Samples, score_with_parts
+from .contracts.reward import Samples, score_with_parts, step_rewards
 from .contracts.rollout import Rollout
 from .language_model import LanguageModel
 from .packing import within
@@ -31,10 +31,11 @@ class Scored:
         packed: prompt and response of each, in one row.
         mask: ``[N]`` bool, the tokens the policy chose.
         logprobs: ``[N]`` float32 (nats), as they were sampled.
-        scores: ``[B]`` float32.
+        scores: ``[B]`` float32, of whole responses.
         cut: ``[B]`` bool, responses that reached the length limit.
         parts: ``[B]`` scores of each part of the reward, by its name.
-        metrics: the mean of each part, and the share of responses that ended by themselves.
+        rewards: ``[N]`` float32, what the reward gives for steps on the way, at each step's last token; None: nothing.
+        steps: ``[N]`` bool, those tokens; None as above.
     """
 
     samples: Samples
@@ -44,7 +45,32 @@ class Scored:
     scores: Tensor
     cut: Tensor
     parts: Mapping[str, Tensor]
-    metrics: dict[str, float]
+    rewards: Tensor | None = None
+    steps: Tensor | None = None
+
+    @property
+    def totals(self) -> Tensor:
+        """``[B]`` scores and the rewards of all steps."""
+        return self.scores if self.rewards is None else self.scores + self.packed.per_sequence(self.rewards)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean and spread of the totals, the mean of each part, and the share of responses that ended by themselves."""
+        parts = {f"reward/{name}": float(part.mean()) for name, part in self.parts.items()}
+        whole = {"reward": float(self.totals.mean()), "reward_std": float(self.totals.std(correction=0))}
+        return whole | parts | {"eos_frac": 1 - float(self.cut.float().mean())}
+
+    def select(self, indices: Sequence[int]) -> "Scored":
+        """The responses at ``indices``, in that order."""
+        rows, packed = self.packed.select(indices)
+        chosen = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
+        tokens: dict[str, Any] = {
+            name: None if (values := getattr(self, name)) is None else values[rows]
+            for name in ("mask", "logprobs", "rewards", "steps")
+        }
+        parts = {name: part[chosen.to(part.device)] for name, part in self.parts.items()}
+        samples, scores, cut = self.samples.select(indices), self.scores[chosen], self.cut[chosen]
+        return replace(self, samples=samples, packed=packed, scores=scores, cut=cut, parts=parts, **tokens)
 
 
 @dataclass(frozen=True)
@@ -55,92 +81,189 @@ class Experience:
         packed: prompt and response of each, in one row.
         mask: ``[N]`` bool, the tokens the policy chose.
         logprobs: ``[N]`` float32 (nats), under the policy that sampled them.
-        values: ``[N]`` float32, the critic's.
-        scores: ``[B]`` float32.
+        ref_logprobs: ``[N]`` float32 (nats), under the reference.
+        scores: ``[B]`` float32, of whole responses.
+        values: ``[N]`` float32, the critic's; 0 without one.
         advantages: ``[N]`` float32, not whitened.
-        returns: ``[N]`` float32.
-        kl: ``[N]`` float32, log-prob minus reference log-prob (nats).
+        returns: ``[N]`` float32, what the critic should have said.
+        moments: mean and variance of all the rollout's advantages, by which the loss whitens them; None: it does not.
+        importance: ``[N]`` float32 weights of tokens whose engine computed other log-probs than training does.
+        rewards: ``[N]`` float32 rewards of steps on the way, as ``Scored`` has them.
+        steps: ``[N]`` bool.
     """
 
     packed: Packed
     mask: Tensor
     logprobs: Tensor
-    values: Tensor
+    ref_logprobs: Tensor
     scores: Tensor
+    values: Tensor
     advantages: Tensor
     returns: Tensor
-    kl: Tensor
+    moments: tuple[Tensor, Tensor] | None = None
+    importance: Tensor | None = None
+    rewards: Tensor | None = None
+    steps: Tensor | None = None
+
+    @staticmethod
+    def of(scored: Scored, ref_logprobs: Tensor) -> "Experience":
+        """Sampled sequences beside the reference; advantages are still 0."""
+        zeros = torch.zeros_like(scored.logprobs)
+        return Experience(
+            scored.packed, scored.mask, scored.logprobs, ref_logprobs * scored.mask, scored.scores, zeros, zeros, zeros,
+            rewards=scored.rewards, steps=scored.steps,
+        )  # fmt: skip
+
+    @property
+    def kl(self) -> Tensor:
+        """``[N]`` float32, log-prob minus reference log-prob (nats): k1 of each token."""
+        return (self.logprobs - self.ref_logprobs) * self.mask
+
+    @property
+    def totals(self) -> Tensor:
+        """``[B]`` scores and the rewards of all steps."""
+        return self.scores if self.rewards is None else self.scores + self.per_sequence(self.rewards)
 
     def per_sequence(self, values: Tensor) -> Tensor:
         """``[B]`` sums of a ``[N]`` tensor over each sequence."""
-        sums = values.new_zeros(len(self.packed.lengths))
-        return sums.index_add_(0, self.packed.sequence, values)
+        return self.packed.per_sequence(values)
 
     def select(self, indices: Sequence[int]) -> "Experience":
         """The sequences at ``indices``, in that order."""
-        starts, device = self.packed.cu_seqlens.tolist(), self.mask.device
-        rows = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in indices]).to(device)
-        lengths = [starts[i + 1] - starts[i] for i in indices]
-        prompts = tuple(self.packed.prompts[i] for i in indices) if self.packed.prompts else ()
-        packed = Packed(self.packed.tokens[rows], offsets(lengths, device), self.mask[rows], prompts)
-        return Experience(
-            packed, self.mask[rows], self.logprobs[rows], self.values[rows],
-            self.scores[torch.tensor(indices, device=device)], self.advantages[rows], self.returns[rows], self.kl[rows],
-        )  # fmt: skip
+        rows, packed = self.packed.select(indices)
+        tokens: dict[str, Any] = {
+            name: None if (values := getattr(self, name)) is None else values[rows]
+            for name in (*_ALWAYS, "importance", "rewards", "steps")
+        }
+        scores = self.scores[torch.tensor(indices, dtype=torch.long, device=self.mask.device)]
+        return replace(self, packed=packed, scores=scores, **tokens)
 
     def statistics(self) -> dict[str, float]:
-        """Reward, KL (nats a response), length (tokens), and how much of the returns the critic explains."""
+        """KL (nats a response), length (tokens), and how much of the returns the critic explains."""
         returns, values = self.returns[self.mask], self.values[self.mask]
         spread = float(returns.var(correction=0))
-        return {
-            "reward": float(self.scores.mean()),
-            "reward_std": float(self.scores.std(correction=0)),
+        found = {
             "kl": float(self.per_sequence(self.kl).mean()),
             "length": float(self.per_sequence(self.mask.float()).mean()),
-            "explained_variance": 1 - float((returns - values).var(correction=0)) / spread if spread else 0.0,
         }
+        if bool(values.any()) or bool(returns.any()):
+            found["explained_variance"] = 1 - float((returns - values).var(correction=0)) / spread if spread else 0.0
+        if self.importance is not None:
+            found["importance_mean"] = float(self.importance[self.mask].mean())
+        return found
+
+
+_ALWAYS = ("mask", "logprobs", "ref_logprobs", "values", "advantages", "returns")
 
 
 def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt], generator: torch.Generator) -> Scored:
-    """One response to each prompt, scored by the run's reward."""
+    """One response to each prompt, scored by the run's reward; by 0 where the run has none."""
     ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
     rollout = run.rollout.generate(model, ids, generator)
     texts = [decode(model.tokenizer, response) for response in rollout.responses]
     samples = Samples(prompts, texts, rollout.prompts, rollout.responses, rollout.stops, model.tokenizer)
-    scores, parts = score_with_parts(run.reward, samples)
     packed, mask, logprobs = pack(rollout, run.device)
-    cut = torch.tensor([stop == "length" for stop in rollout.stops], device=run.device)
-    metrics = {f"reward/{name}": float(part.mean()) for name, part in parts.items()}
-    metrics["eos_frac"] = 1 - float(cut.float().mean())
-    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, parts, metrics)
+    cut = torch.tensor([stop == "length" for stop in rollout.stops], dtype=torch.bool, device=run.device)
+    reward = run.settings.reward
+    if reward is None:
+        return Scored(samples, packed, mask, logprobs, torch.zeros(len(prompts), device=run.device), cut, {})
+    scores, parts = score_with_parts(reward, samples)
+    rewards, steps = pack_steps(step_rewards(reward, samples), packed, samples)
+    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, parts, rewards, steps)
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """The responses of all parts, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def together(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    tokens = {name: together(name) for name in ("mask", "logprobs", "scores", "cut", "rewards", "steps")}
+    scores = {name: torch.cat([part.parts[name] for part in parts]) for name in parts[0].parts}
+    samples = Samples.joined([part.samples for part in parts])
+    return replace(
+        parts[0], samples=samples, packed=Packed.joined([part.packed for part in parts]), parts=scores, **tokens
+    )
 
 
 def pack(rollout: Rollout, device: torch.device) -> tuple[Packed, Tensor, Tensor]:
     """A rollout in one row: the packed tokens, ``mask`` and ``logprobs`` as ``Experience`` has them."""
     packed = Packed.answers(rollout.prompts, rollout.responses, device)
-    mask = packed.predicted
-    assert mask is not None
-    logprobs = torch.zeros(len(mask))
-    logprobs[mask.cpu()] = torch.cat([*rollout.logprobs, torch.zeros(0)])
-    return packed, mask, logprobs.to(device)
+    assert packed.predicted is not None
+    responses = packed.predicted.cpu()
+    logprobs, mask = torch.zeros(len(responses)), responses.clone()
+    logprobs[responses] = torch.cat([*rollout.logprobs, torch.zeros(0)])
+    if rollout.chosen:
+        mask[responses] = torch.tensor([flag for row in rollout.chosen for flag in row], dtype=torch.bool)
+    mask = mask.to(device)
+    return replace(packed, predicted=mask), mask, logprobs.to(device) * mask
+
+
+def pack_steps(
+    steps: Sequence[Sequence[tuple[int, float]]] | None, packed: Packed, samples: Samples
+) -> tuple[Tensor | None, Tensor | None]:
+    """``[N]`` rewards of steps at their last tokens, and where those are."""
+    if steps is None:
+        return None, None
+    rewards, there = torch.zeros(len(packed.tokens)), torch.zeros(len(packed.tokens), dtype=torch.bool)
+    starts = packed.cu_seqlens.tolist()
+    for start, prompt, given in zip(starts, samples.prompt_ids, steps, strict=False):
+        for place, reward in given:
+            rewards[start + len(prompt) + place] += reward
+            there[start + len(prompt) + place] = True
+    return rewards.to(packed.tokens.device), there.to(packed.tokens.device)
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Some sequences of a rollout, and what their minibatch holds.
+
+    Attributes:
+        experience: the sequences.
+        tokens: how many tokens of the minibatch the policy chose.
+        sequences: how many of its sequences have such a token.
+        first: whether the minibatch is the rollout's first, on which no ratio has moved yet.
+    """
+
+    experience: Experience
+    tokens: int
+    sequences: int
+    first: bool
+
+    def averaged(self, metrics: Mapping[str, Tensor], shares: Sequence[str]) -> "dict[str, Tensor | float]":
+        """Metrics as means over this piece's tokens; ``shares`` are shares of the minibatch's, which add up."""
+        scale = self.tokens / max(int(self.experience.mask.sum()), 1)
+        return {name: value * scale if name in shares else value for name, value in metrics.items()}
 
 
 def minibatches(
-    experience: Experience, epochs: int, count: int, budget: int, generator: torch.Generator
-) -> Iterator[tuple[list[Experience], int]]:
-    """``epochs`` passes in new orders, each cut into ``count`` minibatches of as many sequences.
+    experience: Experience, epochs: int, count: int, budget: int, generator: torch.Generator, group: int = 1
+) -> Iterator[list[Microbatch]]:
+    """``epochs`` passes in new orders, each cut into ``count`` minibatches of as many groups of ``group`` sequences.
 
-    Yields:
-        The minibatch in pieces of at most ``budget`` tokens, and how many response tokens it holds.
+    A minibatch comes in pieces of at most ``budget`` tokens, a group of neighbours never cut apart.
     """
-    lengths = experience.packed.lengths.tolist()
-    size = len(lengths) // count
+    groups = len(experience.scores) // group
+    size, first = max(1, groups // count), True
     for _ in range(epochs):
-        order = torch.randperm(len(lengths), generator=generator).tolist()
-        for start in range(0, size * count, size):
-            chosen = experience.select(neighbours(order[start : start + size], experience.packed.prompts))
-            pieces = [chosen.select(group) for group in within(chosen.packed.costs, budget)]
-            yield pieces, sum(int(piece.mask.sum()) for piece in pieces)
+        order = torch.randperm(groups, generator=generator).tolist()
+        for start in range(0, min(size * count, groups), size):
+            places = sequences(order[start : start + size], group)
+            chosen = experience.select(neighbours(places, experience.packed.prompts))
+            costs = [sum(chosen.packed.costs[at : at + group]) for at in range(0, len(places), group)]
+            pieces = [chosen.select(sequences(part, group)) for part in within(costs, budget)]
+            counts = chosen.per_sequence(chosen.mask.float())
+            tokens, answered = int(counts.sum()), int((counts > 0).sum())
+            yield [Microbatch(piece, tokens, answered, first) for piece in pieces]
+            first = False
+
+
+def sequences(groups: Sequence[int], group: int) -> list[int]:
+    """The sequences of groups."""
+    return [group * index + place for index in groups for place in range(group)]
 
 
 def neighbours(order: list[int], prompts: Sequence[tuple[int, int]]) -> list[int]:

@@ -17,7 +17,8 @@ from .packing import spaced
 if TYPE_CHECKING:
     from .run import Run
 
-Advantages = Callable[[Scored], tuple[Experience, tuple[Tensor, Tensor]]]
+Observe = Callable[[Scored], Experience]
+"""Puts sampled responses beside the reference, and gives them what advantages an algorithm knows."""
 
 
 class HeldOut:
@@ -37,13 +38,14 @@ class HeldOut:
         """The policy's answers; the same random numbers each time."""
         return sample_and_score(self.run, self.policy, self.prompts, self.run.generator("held-out"))
 
-    def evaluate(self, step: int, advantages: Advantages, shown: int = 16) -> dict[str, float]:
+    def evaluate(self, step: int, observe: Observe, shown: int = 16) -> dict[str, float]:
         """Means over held-out prompts and the evaluators' verdicts; ``shown`` samples go to samples.jsonl."""
         now = self.answers() if step else self.start
-        experience, _ = advantages(now)
+        experience = observe(now)
         statistics = experience.statistics()
-        metrics = {name: statistics[name] for name in ("reward_std", "kl", "length")} | now.metrics
-        metrics |= gain("", now.scores, self.start.scores)
+        metrics = {name: statistics[name] for name in ("kl", "length")} | {"eos_frac": now.metrics["eos_frac"]}
+        if self.run.settings.reward is not None:
+            metrics |= now.metrics | gain("", now.totals, self.start.totals)
         for name, scores in now.parts.items():
             metrics |= gain(f"/{name}", scores, self.start.parts[name])
         metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
@@ -55,18 +57,19 @@ class HeldOut:
     def sample(self, index: int, now: Scored, experience: Experience, first: bool) -> dict[str, Any]:
         """One sample with what each of its tokens cost in KL and earned in advantage."""
         samples, start = now.samples, self.start.samples
-        chosen = experience.select([index])
+        row = experience.select([index])
         ids = samples.response_ids[index]
+        response = slice(len(row.mask) - len(ids), None)
         return {
             "prompt": samples.prompts[index].shown,
             "response": samples.responses[index],
             "baseline": None if first else start.responses[index],
-            "scores": {"reward": float(now.scores[index]), **self.judged(samples, index)},
-            "baseline_scores": {"reward": float(self.start.scores[index]), **self.judged(start, index)},
+            "scores": {"reward": float(now.totals[index]), **self.judged(samples, index)},
+            "baseline_scores": {"reward": float(self.start.totals[index]), **self.judged(start, index)},
             "stop": samples.stops[index],
             "tokens": [self.policy.tokenizer.decode([token]) for token in ids],
-            "kl": [round(value, 4) for value in chosen.kl[chosen.mask].tolist()],
-            "advantages": [round(value, 4) for value in chosen.advantages[chosen.mask].tolist()],
+            "kl": [round(value, 4) for value in row.kl[response].tolist()],
+            "advantages": [round(value, 4) for value in row.advantages[response].tolist()],
         }
 
     def judged(self, samples: Samples, index: int) -> dict[str, float]:
@@ -77,10 +80,10 @@ class HeldOut:
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What changed, in one line."""
-        parts = {name: metrics[f"reward_gain_sd/{name}"] for name in self.start.parts}
-        gains = {"reward": metrics["reward_gain_sd"], **parts}
-        text = ", ".join(f"{name} {value:+.1f} SD" for name, value in gains.items())
-        text += f", KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
+        gains = {} if "reward_gain_sd" not in metrics else {"reward": metrics["reward_gain_sd"]}
+        gains |= {name: metrics[f"reward_gain_sd/{name}"] for name in self.start.parts}
+        text = "".join(f"{name} {value:+.1f} SD, " for name, value in gains.items())
+        text += f"KL {metrics['kl']:.1f} nats, length {metrics['length_ratio']:.0%}"
         return text + (f", wins {metrics['win_rate']:.0%}" if "win_rate" in metrics else "")
 
 

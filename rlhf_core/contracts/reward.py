@@ -5,6 +5,7 @@ B responses.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..errors import UserError
@@ -40,10 +41,29 @@ class Samples:
         """B."""
         return len(self.responses)
 
+    def select(self, indices: Sequence[int]) -> "Samples":
+        """Those at ``indices``, in that order."""
+        lists = {name: [values[i] for i in indices] if (values := getattr(self, name)) else () for name in _LISTS}
+        return Samples(**lists, tokenizer=self.tokenizer)
+
+    @staticmethod
+    def joined(parts: "Sequence[Samples]") -> "Samples":
+        """The samples of all parts, one part after the other."""
+        lists = {name: [value for part in parts for value in getattr(part, name)] for name in _LISTS}
+        return Samples(**lists, tokenizer=parts[0].tokenizer)
+
+
+_LISTS = ("prompts", "responses", "prompt_ids", "response_ids", "stops")
+
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores responses; one that also defines ``score_parts(samples)`` and ``total(parts)`` has its parts logged."""
+    """Scores responses.
+
+    One that also defines ``score_parts(samples)`` and ``total(parts)`` has its parts logged. One that also defines
+    ``score_steps(samples)`` rewards steps on the way (process rewards) on top of ``score``, by pairs for each response:
+    (place of a step's last token in the response, counted from 0; its reward).
+    """
 
     def setup(self, run: "Run") -> None:
         """Load what scoring needs; called once, before ``score``. Nothing of a reward is saved in checkpoints."""
@@ -74,3 +94,21 @@ def checked(scores: "Tensor", reward: Reward, count: int) -> "Tensor":
             f"{name}: score() gave {float(scores[wrong[0]])} for response {wrong[0]}, expected finite numbers"
         )
     return scores
+
+
+def step_rewards(reward: Reward, samples: Samples) -> Sequence[Sequence[tuple[int, float]]] | None:
+    """What the reward gives for steps on the way, checked; None where it only scores whole responses."""
+    if not hasattr(reward, "score_steps"):
+        return None
+    name = f"reward {type(reward).__module__}.{type(reward).__name__}"
+    steps: Sequence[Sequence[tuple[int, float]]] = reward.score_steps(samples)
+    if len(steps) != len(samples):
+        raise UserError(f"{name}: score_steps() gave {len(steps)} lists, expected one a response: {len(samples)}")
+    for number, (response, given) in enumerate(zip(samples.response_ids, steps, strict=True)):
+        for place, value in given:
+            if not 0 <= place < len(response) or not isfinite(value):
+                raise UserError(
+                    f"{name}: score_steps() gave ({place}, {value}) for response {number}, expected a place from 0 to "
+                    f"{len(response) - 1} and a finite number"
+                )
+    return steps

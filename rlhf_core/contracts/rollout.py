@@ -20,12 +20,15 @@ class Rollout:
         logprobs: for each response a float32 ``[length]`` tensor, the log-probabilities (nats) with which its tokens
             were sampled, of the full distribution at the rollout's temperature.
         stops: ``eos`` or ``length``.
+        chosen: for each response, which of its tokens the policy chose; others (a tool's answer, a user's turn) were
+            put there, have log-prob 0 and are not trained on. Empty: all were chosen.
     """
 
     prompts: Sequence[Sequence[int]]
     responses: Sequence[Sequence[int]]
     logprobs: "Sequence[torch.Tensor]"
     stops: Sequence[str]
+    chosen: Sequence[Sequence[bool]] = ()
 
 
 @runtime_checkable

@@ -1,0 +1,25 @@
+"""Clipped importance weights: no token loses its gradient."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .grpo import GRPO
+
+
+@dataclass
+class CISPO(GRPO):
+    """CISPO (MiniMax-M1, 2025, arXiv:2506.13585, eq. 4 and 5): the weight is clipped, not the objective.
+
+    loss = −1/Σ|o_i| Σ_i Σ_t sg(clip(ρ_t, 1−ε, 1+ε_high)) · A_i · log π(o_t),  sg: no gradient
+    """
+
+    rlhf_api: ClassVar[int] = 1
+
+    kl_coef: float = 0.0  # β, the weight of the KL to the reference
+    clip: float = 1.0  # ε: no bound from below, as in the paper
+    clip_high: float | None = 4.0  # the upper side
+    aggregate: str = "token"  # every token counts the same
+
+    def ratios(self) -> dict[str, Any]:
+        """Weights without a gradient of their own."""
+        return {"clip_low": self.clip, "clip_high": self.clip_high or self.clip, "kind": "cispo"}
