@@ -49,7 +49,8 @@ class HeldOut:
         for name, scores in now.parts.items():
             metrics |= gain(f"/{name}", scores, self.start.parts[name])
         metrics["length_ratio"] = metrics["length"] / max(1e-8, float(self.start.mask.sum()) / len(self.prompts))
-        metrics |= measure(self.run.evaluators, Subject(samples=now.samples, baseline=self.start.samples))
+        subject = Subject(samples=now.samples, baseline=self.start.samples, policy=self.policy)
+        metrics |= measure(self.run.evaluators, subject)
         for index in range(min(shown, len(self.prompts))):
             self.samples.append({"step": step, **self.sample(index, now, experience, first=step == 0)})
         return metrics

@@ -1,17 +1,20 @@
 """How often the policy's response is preferred to the start model's, by a judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from rlhf_core.contracts.data import Prompt
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Samples
 from rlhf_core.run import Run
+from rlhf_core.text import decode, encode_prompt
 
+from ..policy.hf import HF
 from ..reward.sentiment import Sentiment
 
 
@@ -25,24 +28,40 @@ class WinRate:
 
     rlhf_api: ClassVar[int] = 1
 
-    judge: Any = field(default_factory=Sentiment)  # a reward plugin: evaluator.win_rate.judge
+    judge: Any = None  # a reward plugin, by +reward@evaluator.win_rate.judge=NAME; null: the lexicon rule
+    against: str | None = None  # a checkpoint whose answers are the baseline; null: the answers of the start
 
     def setup(self, run: Run) -> None:
         """Load the judge."""
+        self.run = run
+        self.judge = self.judge or Sentiment()
         self.judge.setup(run)
+        self._opponent: Samples | None = None  # its answers, once the prompts are known
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """The share of prompts on which the subject's response is preferred, and the judge's mean scores."""
         if subject.samples is None or subject.baseline is None or not len(subject.samples):
             return {}
-        now, before = self._score(subject.samples), self._score(subject.baseline)
-        swapped_before, swapped_now = self._score(subject.baseline), self._score(subject.samples)
+        baseline = subject.baseline if self.against is None else self._answers(self.against, subject.samples.prompts)
+        now, before = self._score(subject.samples), self._score(baseline)
+        swapped_before, swapped_now = self._score(baseline), self._score(subject.samples)
         forward, backward = verdicts(now, before), verdicts(swapped_before, swapped_now)
         wins = [(first + 1 - second) / 2 for first, second in zip(forward, backward, strict=True)]
         low, high = wilson(sum(wins), len(wins))
         name = type(self.judge).__name__.lower()
         means = {f"judge/{name}": fmean(now), f"judge_start/{name}": fmean(before)}
         return {"win_rate": sum(wins) / len(wins), "win_rate_low": low, "win_rate_high": high} | means
+
+    def _answers(self, path: str, prompts: Sequence[Prompt]) -> Samples:
+        """What the model at ``path`` says to the same prompts, with the rollout's settings; sampled once."""
+        if self._opponent is None:
+            model = HF(path=path).language_model(self.run.data)
+            model.model.to(self.run.device)
+            ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
+            found = self.run.rollout.generate(model, ids, self.run.generator("opponent"))
+            texts = [decode(model.tokenizer, response) for response in found.responses]
+            self._opponent = Samples(prompts, texts, found.prompts, found.responses, found.stops, model.tokenizer)
+        return self._opponent
 
     def _score(self, samples: Samples) -> Sequence[float]:
         scores: Tensor = self.judge.score(samples)

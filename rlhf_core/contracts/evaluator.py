@@ -8,6 +8,7 @@ from ..errors import UserError
 from .reward import Reward, Samples
 
 if TYPE_CHECKING:
+    from ..language_model import LanguageModel
     from ..run import Run
 
 
@@ -19,11 +20,13 @@ class Subject:
         scorer: the reward model under training, as a reward.
         samples: the policy's responses to held-out prompts.
         baseline: the start model's responses to the same prompts.
+        policy: the language model under training.
     """
 
     scorer: Reward | None = None
     samples: Samples | None = None
     baseline: Samples | None = None
+    policy: "LanguageModel | None" = None
 
 
 @runtime_checkable

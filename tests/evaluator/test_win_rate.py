@@ -81,3 +81,27 @@ def test_the_judge_is_set_up_and_is_the_lexicon_where_none_is_named():
 )
 def test_wilson_against_published_values(wins, count, low, high):
     assert wilson(wins, count) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_another_model_may_be_the_opponent(start, checkpoints, reward_checkpoint):
+    """Its answers, in its own tokens, to the same prompts; sampled once."""
+    started = start(
+        "algorithm=evaluate", "policy=hf", f"policy.path={checkpoints['llama']}", "algorithm.eval_prompts=6",
+        "rollout.max_new_tokens=6", "evaluator=[win_rate]", f"evaluator.win_rate.against={checkpoints['gpt2']}",
+        "+reward@evaluator.win_rate.judge=length", "evaluator.win_rate.judge.minimum=100",
+        "evaluator.win_rate.judge.maximum=100",
+    )  # fmt: skip
+    evaluator = started.run.evaluators["win_rate"]
+    first = started.algorithm.evaluate(0)
+    answers = evaluator._opponent
+    from rlhf_plugins.policy.hf import HF
+
+    prompts = started.algorithm.held_out.prompts
+    assert answers.prompts == prompts
+    other = HF(path=str(checkpoints["gpt2"])).language_model(None)
+    fresh = started.run.rollout.generate(other, answers.prompt_ids, started.run.generator("opponent"))
+    assert fresh.responses == answers.response_ids
+    mine = started.algorithm.held_out.start.samples.response_ids
+    wins = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(mine, answers.response_ids, strict=True)]
+    assert first["win_rate"] == sum(wins) / 6
+    assert started.algorithm.evaluate(0) == first and evaluator._opponent is answers
