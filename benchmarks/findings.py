@@ -120,14 +120,14 @@ def over(runs: Runs) -> Iterator[str]:
         for row in along(runs.evaluations(name)):
             if row["step"] % 16 == 0:
                 rows.append(
-                    [label, str(row["step"]), plain(row["kl"]), plain(row["reward"]), plain(row["judge/learned"])]
+                    [label, str(row["step"]), plain(row["kl"]), plain(row["reward"]), plain(row["judge/sum"])]
                 )
     yield table(["", "step", "KL, nats", "proxy reward", "gold judge"], rows)
     for label, name in {"one": "over", "three": "overens"}.items():
         peaks = {}
         falls = {}
         for seed, found in runs.evaluations(name).items():
-            gold = [row["judge/learned"] for row in found]
+            gold = [row["judge/sum"] for row in found]
             best = max(range(len(gold)), key=gold.__getitem__)
             peaks[seed], falls[seed] = found[best]["kl"], gold[best] - gold[-1]
         yield (
@@ -221,8 +221,8 @@ def pictures(runs: Runs, out: Path) -> None:
         "PPO": (plain_ppo, "kl", "text_loss", "tab:red"), "PPO-ptx, γ = 0.5": (mixed, "kl", "text_loss", "tab:blue"),
     })  # fmt: skip
     draw("overoptimise", "KL to SFT, nats a response", "score", {
-        "one reward model: the gold judge": (runs.evaluations("over"), "kl", "judge/learned", "tab:red"),
-        "worst of three: the gold judge": (runs.evaluations("overens"), "kl", "judge/learned", "tab:blue"),
+        "one reward model: the gold judge": (runs.evaluations("over"), "kl", "judge/sum", "tab:red"),
+        "worst of three: the gold judge": (runs.evaluations("overens"), "kl", "judge/sum", "tab:blue"),
     })  # fmt: skip
     draw("best_of_n", "KL to SFT, nats a response", "lexicon judge", {
         "best of n": (curve(runs), "kl", "judge", "tab:blue"),
