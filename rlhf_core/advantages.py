@@ -16,10 +16,9 @@ def group_advantages(scores: Tensor, group: int, *, scale_by_std: bool = True) -
 
     Shao et al. (2024), arXiv:2402.03300, §4.1.2; without the division: Dr. GRPO, arXiv:2503.20783.
     """
-    groups = scores.view(-1, group)
-    centred = groups - groups.mean(1, keepdim=True)
+    centred = centre(scores, group)
     if scale_by_std:
-        centred = centred / (groups.std(1, keepdim=True, correction=0) + 1e-4)
+        centred = centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-4)
     return centred.flatten()
 
 
@@ -28,9 +27,14 @@ def leave_one_out(scores: Tensor, group: int) -> Tensor:
 
     Kool et al. (2019); Ahmadian et al. (2024), arXiv:2402.14740, eq. 8.
     """
+    return (centre(scores, group) * (group / max(group - 1, 1))).flatten()
+
+
+def centre(scores: Tensor, group: int) -> Tensor:
+    """``[B/G, G]`` scores less their group's mean: exactly 0 where all are alike, which rounding is not."""
     groups = scores.view(-1, group)
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred * (group / max(group - 1, 1))).flatten()
+    shifted = groups - groups[:, :1]
+    return shifted - shifted.mean(1, keepdim=True)
 
 
 def step_advantages(old: Experience, group: int, *, scale_by_std: bool = True) -> Tensor:
@@ -48,10 +52,10 @@ def step_advantages(old: Experience, group: int, *, scale_by_std: bool = True) -
     if scale_by_std:
         variance = sums.index_add(0, groups, centred.square()) / counts
         centred = centred / (variance.sqrt() + 1e-4)[groups]
-    compared = old.rewards.new_zeros(len(old.mask)).index_put((step,), centred.to(old.rewards.dtype))
+    compared = rewards.new_zeros(len(old.mask)).index_put((step,), centred)
     before = compared.cumsum(0) - compared
     ends = compared.cumsum(0)[old.packed.cu_seqlens[1:].long() - 1]
-    return (ends[old.packed.sequence] - before) * old.mask
+    return ((ends[old.packed.sequence] - before) * old.mask).to(old.rewards.dtype)
 
 
 def regularised(old: Experience, kl_coef: float, estimator: str = "k1") -> Tensor:

@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import ranks
 from .errors import UserError
 
 FOLDER = "checkpoints"
 
 
 def save_checkpoint(run_folder: Path, step: int, module: nn.Module, state: dict[str, Any], keep: int) -> Path:
-    """Save the trained parameters and buffers of ``module``, ``state`` and the random generators.
+    """Save the trained parameters and buffers of ``module``, ``state`` and the random generators of all processes.
 
     Args:
         run_folder: the run; the checkpoint is ``checkpoints/step_000100``.
@@ -33,13 +34,16 @@ def save_checkpoint(run_folder: Path, step: int, module: nn.Module, state: dict[
         keep: how many of the newest checkpoints stay.
     """
     final = run_folder / FOLDER / f"step_{step:06d}"
+    random, *others = ranks.gather(random_state())
+    if ranks.rank():
+        return final
     temporary = final.with_name(final.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with naming_a_full_disk(temporary):
             save_file(trained_tensors(module), temporary / "model.safetensors")
-            torch.save({"step": step, "random": random_state(), **state}, temporary / "state.pt")
+            torch.save({"step": step, "random": random, "others": others, **state}, temporary / "state.pt")
             hashes = {file.name: digest(file) for file in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(hashes, indent=1))
             for file in temporary.iterdir():
@@ -70,7 +74,8 @@ def load_checkpoint(folder: Path, module: nn.Module) -> dict[str, Any]:
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
     state: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True)
-    restore_random(state.pop("random"))
+    generators = [state.pop("random"), *state.pop("others", ())]
+    restore_random(generators[ranks.rank() % len(generators)])
     return state
 
 
@@ -118,7 +123,7 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state_all() if ranks.count() == 1 else [torch.cuda.get_rng_state()]
     return state
 
 
@@ -128,8 +133,10 @@ def restore_random(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state:
+    if "cuda" in state and ranks.count() == 1:
         torch.cuda.set_rng_state_all(state["cuda"])
+    elif "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"][0])
 
 
 def digest(file: Path) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 
-from rlhf_core import __version__, listing
+from rlhf_core import __version__, explain, listing
 from rlhf_core.complete import candidates, hydra_line
 from rlhf_core.errors import UserError
 from rlhf_core.failure import report
@@ -84,6 +84,12 @@ def _bench(rest: list[str]) -> int:
     return bench(rest)
 
 
+def _conformance(rest: list[str]) -> int:
+    from rlhf_core.conformance import main as conformance  # its golden vectors are tensors
+
+    return conformance(rest)
+
+
 def _doctor(rest: list[str]) -> int:
     from rlhf_core import doctor  # imports every plugin, and torch with them
 
@@ -95,9 +101,11 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "pipeline": _pipeline,
     "list": listing.list_plugins,
     "info": listing.show_plugin,
+    "explain": explain.main,
     "report": _report,
     "chat": _chat,
     "bench": _bench,
+    "conformance": _conformance,
     "doctor": _doctor,
 }
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .batch import Packed
 from .contracts.data import Prompt
-from .contracts.reward import Samples, score_with_parts, step_rewards
+from .contracts.reward import Samples
 from .contracts.rollout import Rollout
 from .language_model import LanguageModel
 from .packing import within
-from .text import decode, encode_prompt
+from .sampling import answered
 
 if TYPE_CHECKING:
     from .run import Run
@@ -141,7 +141,7 @@ class Experience:
     def statistics(self) -> dict[str, float]:
         """KL (nats a response), length (tokens), and how much of the returns the critic explains."""
         returns, values = self.returns[self.mask], self.values[self.mask]
-        spread = float(returns.var(correction=0))
+        spread = float(returns.var(correction=0)) if len(returns) else 0.0
         found = {
             "kl": float(self.per_sequence(self.kl).mean()),
             "length": float(self.per_sequence(self.mask.float()).mean()),
@@ -158,18 +158,12 @@ _ALWAYS = ("mask", "logprobs", "ref_logprobs", "values", "advantages", "returns"
 
 def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt], generator: torch.Generator) -> Scored:
     """One response to each prompt, scored by the run's reward; by 0 where the run has none."""
-    ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
-    rollout = run.rollout.generate(model, ids, generator)
-    texts = [decode(model.tokenizer, response) for response in rollout.responses]
-    samples = Samples(prompts, texts, rollout.prompts, rollout.responses, rollout.stops, model.tokenizer)
-    packed, mask, logprobs = pack(rollout, run.device)
-    cut = torch.tensor([stop == "length" for stop in rollout.stops], dtype=torch.bool, device=run.device)
-    reward = run.settings.reward
-    if reward is None:
-        return Scored(samples, packed, mask, logprobs, torch.zeros(len(prompts), device=run.device), cut, {})
-    scores, parts = score_with_parts(reward, samples)
-    rewards, steps = pack_steps(step_rewards(reward, samples), packed, samples)
-    return Scored(samples, packed, mask, logprobs, scores.float().to(run.device), cut, parts, rewards, steps)
+    found = answered(run, model, prompts, generator)
+    packed, mask, logprobs = pack(found.rollout, run.device)
+    cut = torch.tensor([stop == "length" for stop in found.rollout.stops], dtype=torch.bool, device=run.device)
+    rewards, steps = pack_steps(found.steps, packed, found.samples)
+    scores = found.scores.to(run.device)
+    return Scored(found.samples, packed, mask, logprobs, scores, cut, found.parts, rewards, steps)
 
 
 def joined(parts: Sequence[Scored]) -> Scored:
@@ -199,21 +193,23 @@ def pack(rollout: Rollout, device: torch.device) -> tuple[Packed, Tensor, Tensor
     if rollout.chosen:
         mask[responses] = torch.tensor([flag for row in rollout.chosen for flag in row], dtype=torch.bool)
     mask = mask.to(device)
-    return replace(packed, predicted=mask), mask, logprobs.to(device) * mask
+    return replace(packed, predicted=mask), mask, torch.where(mask, logprobs.to(device), 0.0)
 
 
 def pack_steps(
     steps: Sequence[Sequence[tuple[int, float]]] | None, packed: Packed, samples: Samples
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``[N]`` rewards of steps at their last tokens, and where those are."""
+    """``[N]`` rewards of steps at their last tokens that the policy chose, and where those are."""
     if steps is None:
         return None, None
     rewards, there = torch.zeros(len(packed.tokens)), torch.zeros(len(packed.tokens), dtype=torch.bool)
-    starts = packed.cu_seqlens.tolist()
+    starts, chosen = packed.cu_seqlens.tolist(), (there | True if packed.predicted is None else packed.predicted.cpu())
     for start, prompt, given in zip(starts, samples.prompt_ids, steps, strict=False):
+        first = start + len(prompt)
         for place, reward in given:
-            rewards[start + len(prompt) + place] += reward
-            there[start + len(prompt) + place] = True
+            last = next((token for token in range(first + place, first - 1, -1) if chosen[token]), first + place)
+            rewards[last] += reward
+            there[last] = True
     return rewards.to(packed.tokens.device), there.to(packed.tokens.device)
 
 
@@ -223,14 +219,16 @@ class Microbatch:
 
     Attributes:
         experience: the sequences.
-        tokens: how many tokens of the minibatch the policy chose.
-        sequences: how many of its sequences have such a token.
+        tokens: how many tokens of the minibatch the policy chose; 1 where there is none, for losses divide by it.
+        sequences: how many of its sequences have such a token; 1 as above.
+        groups: how many groups of sequences it has that are never cut apart.
         first: whether the minibatch is the rollout's first, on which no ratio has moved yet.
     """
 
     experience: Experience
     tokens: int
     sequences: int
+    groups: int
     first: bool
 
     def averaged(self, metrics: Mapping[str, Tensor], shares: Sequence[str]) -> "dict[str, Tensor | float]":
@@ -256,8 +254,8 @@ def minibatches(
             costs = [sum(chosen.packed.costs[at : at + group]) for at in range(0, len(places), group)]
             pieces = [chosen.select(sequences(part, group)) for part in within(costs, budget)]
             counts = chosen.per_sequence(chosen.mask.float())
-            tokens, answered = int(counts.sum()), int((counts > 0).sum())
-            yield [Microbatch(piece, tokens, answered, first) for piece in pieces]
+            tokens, answered = max(int(counts.sum()), 1), max(int((counts > 0).sum()), 1)
+            yield [Microbatch(piece, tokens, answered, len(costs), first) for piece in pieces]
             first = False
 
 

@@ -11,9 +11,11 @@ COMMANDS = {
     "pipeline": "run stages in order: pretrain, SFT, reward model, PPO",
     "list": "which plugins are installed",
     "info": "one plugin: its fields, documentation, origin",
+    "explain": "what a logged metric means, and what to do about it",
     "report": "one HTML file from a run, a pipeline, or a comparison of several",
     "chat": "talk to the result of a run",
     "bench": "compare the kernels with eager PyTorch and others",
+    "conformance": "golden vectors against any implementation of GAE, PPO, GRPO, DPO …",
     "doctor": "what this machine can do, and what is broken",
 }
 GROUPS = {"train": (*KINDS, "experiment"), "pipeline": ("pipeline",)}
@@ -61,6 +63,16 @@ examples
   rlhf info algorithm=ppo
   rlhf info reward=sentiment --json
   rlhf info ppo                                            the name alone, where only one kind has it""",
+    "explain": """usage: rlhf explain [metrics [NAME …]] [--json]
+
+Each logged metric: its formula and unit, what it is a mean over, how a healthy run looks, what a rise or a fall means,
+what to do. Without a topic: what there is. Nothing is imported.
+
+examples
+  rlhf explain
+  rlhf explain metrics
+  rlhf explain metrics kl reward/quality best_of_4/win_rate
+  rlhf explain metrics --json""",
     "report": """usage: rlhf report RUN [RUN …] [--output FILE]
 
 Writes report.html into RUN, one file that opens without a network: curves, samples before and after, a token view.
@@ -133,6 +145,30 @@ examples
   rlhf bench compare before.json after.json --fail-over 10%
   rlhf bench step policy.hidden=256 algorithm.batch_size=32
   rlhf bench step --peer trl out=step.json""",
+    "conformance": """usage: rlhf conformance [options]
+
+Does an implementation compute what the papers say? Small golden vectors, with what a loop over Python floats makes of
+them, for GAE, whitening, KL, policy and value losses, ranking and preference losses, group advantages, log-probs.
+Exit code 1 where one of ours disagrees.
+
+options
+  --impl NAME         who is asked, several times for several: ours, ours.eager, ours.cpu, ours.triton, ours.cuda, trl,
+                      trl.fused, torchrl, torchrl.vec, or anybody's as package.module:attribute (all that run here)
+  --check NAME        a group such as gae, or one check such as gae.gaps; several times for several (all)
+  --show NAME         print golden vectors, expected numbers and reasons instead of running
+  --json FILE         write everything
+  --strict            exit code 1 where anyone disagrees
+
+Yours is an object or a module with some of the functions of rlhf_core/conformance/signatures.py: padded [B,T] tensors
+and a mask. What it does not have, or raises NotImplementedError for, is not offered, which is no fault.
+
+examples
+  rlhf conformance
+  rlhf conformance --impl ours --impl trl --impl torchrl
+  rlhf conformance --impl my_package.losses:LOSSES --strict
+  rlhf conformance --impl my_losses: --check gae --check policy_loss.clip_table
+  rlhf conformance --show gae.gaps
+  rlhf conformance --json conformance.json""",
     "doctor": """usage: rlhf doctor [--json]
 
 Versions, device, instruction set, how the extension was built, which backend each kernel has here and why another is
@@ -150,7 +186,7 @@ def help_text(command: str = "") -> str:
         return "\n".join(_hydra_help(command))
     if command in _SIMPLE:
         return _SIMPLE[command]
-    commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items())
     return f"""usage: rlhf COMMAND [arguments]
 
 From a pretrained language model to one that people prefer, every part a plugin.

@@ -18,7 +18,7 @@ from .attention import NAME
 from .batch import Packed, following
 from .errors import UserError
 from .kernels.logprobs import IGNORED
-from .kernels.native.linear import compiled_for, few_rows, sample_rows, uniform_numbers
+from .kernels.native.linear import compiled_for, few_rows, sample_rows
 from .precision import computing
 
 
@@ -83,6 +83,13 @@ def run_packed(model: nn.Module) -> None:
         raise UserError(
             f"policy: {name} gives other results for packed sequences; take a model of another architecture"
         )
+
+
+def reached(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """``[B]`` int64 columns at which the running sum of ``[B, V]`` probabilities passes ``[B]`` shares of the whole."""
+    sums = probabilities.double().cumsum(1)
+    shares = uniform.to(sums.device)[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, shares, right=True).clamp(max=sums.shape[1] - 1)[:, 0]
 
 
 @dataclass
@@ -161,22 +168,20 @@ class LanguageModel:
 
     def sampler(
         self, temperature: float, dtype: torch.dtype | None = None
-    ) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """What draws the next tokens ``[B]`` after ``[B, H]`` hidden states, with their log-probs ``[B]``.
 
-        By one uniform number a row and the inverse of the distribution function; a multinomial draw takes V.
+        By ``[B]`` float64 uniform numbers in [0, 1) on the CPU and the inverse of the distribution function.
         """
         weight, bias = self._head(dtype)
         if compiled_for(weight):
-            return lambda hidden, generator: sample_rows(hidden.to(weight.dtype), weight, bias, temperature, generator)
+            return lambda hidden, uniform: sample_rows(hidden.to(weight.dtype), weight, bias, temperature, uniform)
         distribution = self.next_token(temperature, dtype)
 
-        def draw(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def draw(hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
             logprobs = distribution(hidden)
-            reached = logprobs.exp().double().cumsum(1)
-            uniform = uniform_numbers(len(hidden), generator).to(hidden.device)[:, None]
-            tokens = torch.searchsorted(reached, uniform * reached[:, -1:], right=True).clamp(max=reached.shape[1] - 1)
-            return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+            tokens = reached(logprobs.exp(), uniform)
+            return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
         return draw
 

@@ -38,6 +38,8 @@ class OnPolicy:
 
     shares: ClassVar[tuple[str, ...]] = ("policy_loss", "value_loss", "entropy", "kl")
     """metrics of ``objective`` that are shares of the minibatch's; others are means over the microbatch's tokens"""
+    kl_places: ClassVar[tuple[str, ...]] = ("reward", "loss")
+    """where ``kl_in`` may be"""
 
     steps: int = 40  # rollouts
     batch_size: int = 16  # prompts a rollout
@@ -210,7 +212,7 @@ def check(algorithm: OnPolicy, run: Run) -> None:
             f"algorithm.minibatches_a_pass: {algorithm.batch_size} prompts × {algorithm.responses} responses do not "
             f"divide into {algorithm.minibatches_a_pass}"
         )
-    for name, choices in {"kl_in": ("reward", "loss"), "kl_estimator": ESTIMATORS}.items():
+    for name, choices in {"kl_in": algorithm.kl_places, "kl_estimator": ESTIMATORS}.items():
         one_of(f"algorithm.{name}", getattr(algorithm, name), choices)
     if algorithm.kl_in == "loss" and algorithm.kl_estimator == "k1" and algorithm.kl_coef:
         raise UserError(

@@ -16,6 +16,7 @@ from rich.table import Table
 from .errors import UserError
 from .hydra_glue import Composed, compose_train
 from .jsonl import JsonLines
+from .rounds import turns
 from .run import train, write_json
 from .settings import PipelineSettings, TrainSettings
 from .stage_overrides import merge, resolve_stage, stage_overrides
@@ -39,8 +40,8 @@ class Stage:
 def run(composed: Composed[PipelineSettings]) -> None:
     """Run the stages that are not finished, then show what they learned."""
     folder = composed.folder
-    claim(composed)
     stages = plan(composed.settings, folder)
+    claim(composed)
     for stage in stages:
         summary = folder / stage.folder / "summary.json"
         if summary.exists():
@@ -75,15 +76,18 @@ def claim(composed: Composed[PipelineSettings]) -> None:
 
 def plan(settings: PipelineSettings, folder: Path) -> list[Stage]:
     """Each stage with its overrides in full, the folders of earlier stages filled in."""
-    extra = stage_overrides(settings)
-    results: dict[str, Path] = {}
+    extra, runs = stage_overrides(settings), turns(settings)
+    results: dict[str, list[Path]] = {name: [] for turn in runs for name in (turn.stage, turn.name)}
     stages = []
-    for name, own in settings.stages.items():
-        given = merge([f"seed={settings.seed}", f"device={settings.device}", *own], extra.get(name, []))
-        overrides = [resolve_stage(text, results) for text in given]
-        command = shlex.join(["rlhf", "train", *overrides, f"run_dir={folder / name}"])
-        stages.append(Stage(name, name, overrides, command))
-        results[name] = folder / name / "result"
+    for turn in runs:
+        given = [f"seed={settings.seed}", f"device={settings.device}", *settings.stages[turn.stage]]
+        for name in dict.fromkeys((turn.stage, turn.name)):  # what is for one round comes after what is for all
+            given = merge(given, extra.get(name, []))
+        overrides = [resolve_stage(text, results, turn.round) for text in given]
+        command = shlex.join(["rlhf", "train", *overrides, f"run_dir={folder / turn.name}"])
+        stages.append(Stage(turn.name, turn.name, overrides, command))
+        for name in {turn.stage, turn.name}:
+            results[name].append(folder / turn.name / "result")
     return stages
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from . import kernels, precision
+from . import kernels, precision, ranks
 from .checkpoint import naming_a_full_disk
 from .contracts.algorithm import Algorithm
 from .contracts.data import Data
@@ -89,8 +90,8 @@ class Run:
 
     @property
     def trackers(self) -> dict[str, Tracker]:
-        """The tracker plugins by name, started."""
-        return self.settings.tracker
+        """The tracker plugins by name, started; one process of a run has them."""
+        return self.settings.tracker if ranks.rank() == 0 else {}
 
     @property
     def microbatch_tokens(self) -> int:
@@ -104,19 +105,34 @@ class Run:
 
 def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
     """Run one stage to its end, or go on with one that was stopped; returns what summary.json says."""
-    settings, folder = composed.settings, composed.folder
-    claim(folder, composed.resume)
+    device = device_of(composed.settings.device)
+    ranks.join(device)
+    folder, resume = ranks.gather((composed.folder, composed.resume))[0]  # rank 0's: names hold the time
+    if ranks.rank() == 0:
+        claim(folder, resume)
+    elif composed.folder != folder:
+        with suppress(OSError):
+            composed.folder.rmdir()
+    with ranks.place(folder) as own:
+        summary = train_in(composed, Run(composed.settings, own, device, resume))
+    ranks.gather(None)  # what rank 0 writes is there for all
+    return summary
+
+
+def train_in(composed: Composed[TrainSettings], run: Run) -> dict[str, Any]:
+    """``train`` in a folder that is claimed."""
+    folder = run.folder
     handler = log_to(folder / "log.txt")
-    run = Run(settings, folder, device_of(settings.device), composed.resume)
     try:
         prepare(run)
         write_provenance(composed, run)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        algorithm: Algorithm = settings.algorithm
+        algorithm: Algorithm = run.settings.algorithm
         trainer = Trainer(run, algorithm)
         metrics = trainer.fit()
-        with naming_a_full_disk(folder):
-            algorithm.save(folder / "result")
+        if ranks.rank() == 0:
+            with naming_a_full_disk(folder):
+                algorithm.save(folder / "result")
         summary = {
             "algorithm": composed.choices["algorithm"],
             "started": started,
@@ -125,7 +141,7 @@ def train(composed: Composed[TrainSettings]) -> dict[str, Any]:
             "metrics": metrics,
         }
         # Again: by now it is known which kernel each op used, and in what the model was computed.
-        write_json(folder / "env.json", describe(run, trainer.module))
+        write_json(folder / "env.json", environment(run, trainer.module))
         write_json(folder / "summary.json", summary)
         return summary
     finally:
@@ -172,7 +188,12 @@ def write_provenance(composed: Composed[TrainSettings], run: Run) -> None:
         (folder / "overrides.txt").write_text("".join(line + "\n" for line in composed.overrides))
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(composed.config))
     write_json(folder / "plugins.json", provenance(composed.choices))
-    write_json(folder / "env.json", describe(run))
+    write_json(folder / "env.json", environment(run))
+
+
+def environment(run: Run, model: torch.nn.Module | None = None) -> dict[str, Any]:
+    """What the run runs on."""
+    return describe(run, model) | {"processes": ranks.count()}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -183,11 +204,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device a config names; ``auto`` is a GPU where there is one."""
+    """The device a config names; ``auto`` is a GPU where there is one, and each process has its own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = ranks.local(torch.device(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(

@@ -81,7 +81,12 @@ class PipelineSettings:
     name: str = REQUIRED
     """what the pipeline is called"""
     stages: dict[str, list[str]] = field(default_factory=dict)
-    """stage name → overrides; ${stage:NAME} stands for the result of an earlier stage"""
+    """stage name → overrides; ${stage:NAME} stands for the result of an earlier stage, ${stage:A|B} for A's where there
+    is one, else B's, ${stages:NAME} for those of all its rounds so far"""
+    rounds: int = 1
+    """how often the stages in repeat are run, one after the other; ppo of round 2 is called ppo_2"""
+    repeat: list[str] = field(default_factory=list)
+    """the last stages, in their order, that are run in rounds"""
     seed: int = 0
     """the seed of every stage"""
     device: str = "auto"
@@ -92,3 +97,5 @@ class PipelineSettings:
     """the pipeline folder; null makes runs/<date>_<time>_<pipeline>"""
     stage_overrides: dict[str, dict[str, str]] = field(default_factory=dict)
     """filled from overrides such as ppo.algorithm.kl_coef=0.1; not meant to be written by hand"""
+    round: str = r"\${round}"
+    """in a repeated stage ${round} stands for the number of the round, from 1; not meant to be set"""

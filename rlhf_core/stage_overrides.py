@@ -11,14 +11,19 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
 
 from rlhf_core.errors import UserError
 from rlhf_core.plugins import KINDS, SEVERAL, did_you_mean
+from rlhf_core.rounds import turns
 from rlhf_core.settings import PipelineSettings
 
 _STORE = "stage_overrides"
 _ROOTS = (*PipelineSettings.__dataclass_fields__, "pipeline", "hydra")
 _SIGN = re.compile(r"\+\+|\+|~|")
+
+# Which folders ${stages:x} stands for, the pipeline knows only later: OmegaConf leaves it as it is.
+OmegaConf.register_new_resolver("stages", lambda name: f"${{stages:{name}}}", replace=True)
 
 
 def pack(overrides: Sequence[str], multirun: bool) -> list[str]:
@@ -44,19 +49,20 @@ def unpack(overrides: Iterable[str]) -> list[str]:
 
 
 def stage_overrides(settings: PipelineSettings) -> dict[str, list[str]]:
-    """The overrides of each stage that has some, in the order they were given.
+    """The overrides of each stage that has some (``ppo``: in all rounds; ``ppo_2``: in one), in the order they came.
 
     Raises:
         UserError: an override names a stage that the pipeline does not have.
     """
+    rounds = [turn.name for turn in turns(settings) if turn.round]
     for stage, given in settings.stage_overrides.items():
-        if stage in settings.stages:
+        if stage in settings.stages or stage in rounds:
             continue
         first = next(iter(given.values()), "")
-        stages = ", ".join(settings.stages)
+        stages = ", ".join(settings.stages) + (f"; of one round: {', '.join(rounds)}" if rounds else "")
         if stage in KINDS:
             raise UserError(f"{stage}.{first}: say for which stage, e.g. STAGE.{stage}.{first}; stages: {stages}")
-        near = did_you_mean(stage, settings.stages)
+        near = did_you_mean(stage, [*settings.stages, *rounds])
         raise UserError(f"{stage}.{first}: pipeline {settings.name} has no stage {stage}{near}; stages: {stages}")
     return {
         stage: [given[key] for key in sorted(given, key=lambda key: int(key[1:]))]
@@ -82,21 +88,48 @@ def _holds(text: str, base: Sequence[str], chosen: Mapping[str, str]) -> bool:
     return kind in SEVERAL and bool(rest) and rest[0] in re.findall(r"[\w-]+", chosen[kind])
 
 
-def resolve_stage(text: str, folders: Mapping[str, Path]) -> str:
-    """Put the folders of earlier stages in the place of ``${stage:NAME}``, escaped for Hydra's grammar.
+def resolve_stage(text: str, results: Mapping[str, Sequence[Path]], number: int | None = None) -> str:
+    """Put the results of earlier stages, escaped for Hydra's grammar, in the place of what stands for them.
+
+    ``${stage:NAME}`` is the folder of an earlier stage (of a repeated one the latest), ``${stage:A|B}`` that of the
+    first of them which there is by then, ``${stages:NAME}`` the list of all rounds' so far, ``${round}`` the round.
+
+    Args:
+        text: the override.
+        results: for each stage of the pipeline, by its name and by that of each round, the folders so far.
+        number: the round, None in a stage that is not repeated.
 
     Raises:
-        UserError: no earlier stage has this name.
+        UserError: no such stage, none that ran before, or no rounds.
     """
 
-    def folder(found: re.Match[str]) -> str:
-        name = found[1].strip()
-        if name not in folders:
-            earlier = ", ".join(folders) or "none"
-            raise UserError(f"{text}: no earlier stage {name}{did_you_mean(name, folders)}; earlier stages: {earlier}")
-        return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(folders[name]))
+    def fill(found: re.Match[str]) -> str:
+        kind, names = found[1], [name.strip() for name in (found[2] or "").split("|")]
+        if kind == "round":
+            if number is None:
+                raise UserError(f"{text}: this stage is not in repeat, so it has no round")
+            return str(number)
+        for name in names:
+            if name not in results:
+                raise UserError(f"{text}: no earlier stage {name}{did_you_mean(name, results)}; {earlier(results)}")
+        folders = next((results[name] for name in names if results[name]), [])
+        if kind == "stages":
+            return f"[{','.join(map(escaped, folders))}]"
+        if not folders:
+            raise UserError(f"{text}: no earlier stage {' or '.join(names)}; {earlier(results)}")
+        return escaped(folders[-1])
 
-    return re.sub(r"\$\{stage:([^}]*)\}", folder, text)
+    return re.sub(r"\$\{(stages?|round)(?::([^}]*))?\}", fill, text)
+
+
+def earlier(results: Mapping[str, Sequence[Path]]) -> str:
+    """The stages that have results, for error lines."""
+    return f"earlier stages: {', '.join(name for name, folders in results.items() if folders) or 'none'}"
+
+
+def escaped(folder: Path) -> str:
+    """A folder as a value of Hydra's grammar."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(folder))
 
 
 def quoted(text: str) -> str:

@@ -3,11 +3,13 @@
 import logging
 import resource
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from . import ranks
 from .checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from .contracts.algorithm import Algorithm, Loss
 from .errors import UserError, at_least
@@ -35,13 +37,17 @@ class Trainer:
         self.samples = JsonLines(run.folder / "samples.jsonl")
         self.last_evaluation: dict[str, float] = {}
         self.seconds = 0.0  # spent before a resume
+        self.idle = False  # whether a minibatch had too few microbatches for all processes
         self.step = self.restore() if run.resume else 0
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; returns the last evaluation."""
         self.began = time.perf_counter()
-        log.info(self.algorithm.arithmetic())
-        print(self.algorithm.arithmetic(), flush=True)
+        plan = self.algorithm.arithmetic()
+        ranks.agree(plan, "data or settings")
+        ranks.agree(ranks.checksum(self.module) if ranks.count() > 1 else 0, "weights")
+        log.info(plan)
+        print(plan, flush=True)
         with Progress(self.run.name, self.total, self.step) as progress:
             if self.step == 0:
                 self.evaluate()
@@ -65,14 +71,24 @@ class Trainer:
         averages = Averages()
         batch = self.algorithm.collect(self.step)
         for minibatch in self.algorithm.minibatches(batch):
-            for microbatch in minibatch:
+            for microbatch in self.own(minibatch):
                 loss = self.algorithm.loss(microbatch)
                 loss.value.backward()  # type: ignore[no-untyped-call]
                 averages.add(loss)
+            ranks.sum_gradients(self.module)
             averages.gradient_norms.append(self.clip_gradients())
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return averages.result() | {"lr": rate} | self.algorithm.metrics(batch)
+        return averages.of_all_ranks().result() | {"lr": rate} | self.algorithm.metrics(batch)
+
+    def own(self, minibatch: list[Any]) -> Sequence[Any]:
+        """The microbatches that this process computes."""
+        if len(minibatch) < ranks.count() and not self.idle:
+            self.idle = True
+            budget = self.every.microbatch_tokens
+            found = f"{len(minibatch)} microbatches for {ranks.count()} of them"
+            print(f"trainer.microbatch_tokens: {budget} leave processes idle: {found}; lower it", flush=True)
+        return ranks.deal(minibatch)
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradient's norm; returns what it was."""
@@ -151,6 +167,16 @@ class Averages:
             else:
                 self.sums[name] = self.sums.get(name, 0.0) + loss.weight * number
                 self.weights[name] = self.weights.get(name, 0.0) + loss.weight
+
+    def of_all_ranks(self) -> "Averages":
+        """What all processes have added."""
+        whole = Averages()
+        whole.gradient_norms = self.gradient_norms  # of the sum already
+        for sums, weights, largest in ranks.gather((self.sums, self.weights, self.largest)):
+            for mine, theirs in ((whole.sums, sums), (whole.weights, weights)):
+                mine |= {name: mine.get(name, 0.0) + value for name, value in theirs.items()}
+            whole.largest |= {name: max(value, whole.largest.get(name, value)) for name, value in largest.items()}
+        return whole
 
     def result(self) -> dict[str, float]:
         """The means, the largest values, and the mean gradient norm."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlhf_core.advantages import per_token
+from rlhf_core.advantages import per_token, regularised
 from rlhf_core.contracts.evaluator import Subject, measure
 from rlhf_core.experience import Experience, Microbatch, minibatches, sample_and_score
 from rlhf_core.on_policy import Batch, OnPolicy
@@ -28,6 +28,7 @@ class BestOfN(OnPolicy):
     """
 
     rlhf_api: ClassVar[int] = 1
+    kl_places: ClassVar[tuple[str, ...]] = ("reward",)
 
     batch_size: int = 16  # prompts a rollout
     responses: int = 8  # n
@@ -37,7 +38,7 @@ class BestOfN(OnPolicy):
 
     def advantages(self, old: Experience, group: int) -> Experience:
         """1 for each token of a prompt's best response, 0 for the others."""
-        scores = (old.totals - self.reward_kl * old.per_sequence(old.kl)).view(-1, group)
+        scores = regularised(old, self.reward_kl, self.kl_estimator).view(-1, group)
         chosen = torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)
         return replace(old, advantages=per_token(old, chosen.flatten()))
 
@@ -50,8 +51,9 @@ class BestOfN(OnPolicy):
 
     def objective(self, logprobs: Tensor, entropy: Tensor, part: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Imitation, a mean over tokens."""
-        loss = -(logprobs * part.experience.mask).sum() / max(part.tokens, 1)
-        return loss - self.entropy_coef * entropy.sum() / max(part.tokens, 1), {"policy_loss": loss.detach()}
+        mask = part.experience.mask
+        loss = -(logprobs * mask).sum() / part.tokens
+        return loss - self.entropy_coef * (entropy * mask).sum() / part.tokens, {"policy_loss": loss.detach()}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The policy's own answers, and the best of n."""

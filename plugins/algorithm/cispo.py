@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
+from rlhf_core.errors import UserError
+from rlhf_core.run import Run
+
 from .grpo import GRPO
 
 
@@ -20,6 +25,12 @@ class CISPO(GRPO):
     clip_high: float | None = 4.0  # the upper side
     aggregate: str = "token"  # every token counts the same
 
+    def setup(self, run: Run) -> nn.Module:
+        """As GRPO."""
+        if self.dual_clip is not None:
+            raise UserError(f"algorithm.dual_clip: got {self.dual_clip}, but CISPO clips only weights; set null")
+        return super().setup(run)
+
     def ratios(self) -> dict[str, Any]:
         """Weights without a gradient of their own."""
-        return {"clip_low": self.clip, "clip_high": self.clip_high or self.clip, "kind": "cispo"}
+        return {"clip_low": self.clip, "clip_high": self.upper, "kind": "cispo"}

@@ -76,9 +76,14 @@ class GRPO(OnPolicy):
             **self.ratios(), **self.terms(entropy, old),
         )  # fmt: skip
 
+    @property
+    def upper(self) -> float:
+        """The ratio is clipped at 1 + this."""
+        return self.clip if self.clip_high is None else self.clip_high
+
     def ratios(self) -> dict[str, Any]:
         """How ρ is made and bounded."""
-        return {"clip_low": self.clip, "clip_high": self.clip_high or self.clip, "dual_clip": self.dual_clip}
+        return {"clip_low": self.clip, "clip_high": self.upper, "dual_clip": self.dual_clip}
 
 
 def flat(scores: Tensor, group: int) -> float:

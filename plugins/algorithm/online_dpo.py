@@ -30,11 +30,12 @@ class OnlineDPO(OnPolicy):
 
     rlhf_api: ClassVar[int] = 1
     shares: ClassVar[tuple[str, ...]] = METRICS
+    kl_places: ClassVar[tuple[str, ...]] = ("reward",)
 
     batch_size: int = 32  # prompts a rollout
     responses: int = 2  # responses a prompt
     beta: float = 0.1  # β of the DPO loss
-    kl_coef: float = 0.0  # of a KL in the reward, beside that which β stands for
+    kl_coef: float = 0.0  # of a KL in the reward by which pairs are made, beside that which β stands for
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
 
     def setup(self, run: Run) -> nn.Module:
@@ -66,6 +67,7 @@ class OnlineDPO(OnPolicy):
         """The DPO loss of pairs."""
         old = part.experience
         sums, reference = old.per_sequence(logprobs * old.mask), old.per_sequence(old.ref_logprobs)
-        return kernels.preference_loss(
-            sums[::2], sums[1::2], reference[::2], reference[1::2], beta=self.beta, denominator=part.sequences / 2
+        loss, metrics = kernels.preference_loss(
+            sums[::2], sums[1::2], reference[::2], reference[1::2], beta=self.beta, denominator=part.groups
         )
+        return loss - self.entropy_coef * (entropy * old.mask).sum() / part.tokens, metrics

@@ -54,6 +54,11 @@ class PPO(OnPolicy):
     freeze_critic: bool = False  # its values then stay what they were at the start: zero
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
 
+    @property
+    def upper(self) -> float:
+        """The ratio is clipped at 1 + this."""
+        return self.clip if self.clip_high is None else self.clip_high
+
     def setup(self, run: Run) -> nn.Module:
         """A critic with a head of zeros, beside what every policy gradient has; the pretraining text."""
         at_least(1, algorithm__ptx_batch=self.ptx_batch)
@@ -62,7 +67,8 @@ class PPO(OnPolicy):
         if self.critic.tokenizer.get_vocab() != self.policy.tokenizer.get_vocab():
             raise UserError(f"algorithm.critic_path: {self.critic_path} has another tokenizer than the policy")
         self.critic.reset_head(std=0.0)
-        self.critic.requires_grad_(not self.freeze_critic)
+        if self.freeze_critic:
+            self.critic.requires_grad_(False)
         if self.ptx_coef:
             documents = (encode_document(self.policy.tokenizer, text) for text in run.data.text("train"))
             self.texts = [piece for tokens in documents for piece in pieces(tokens, self.ptx_length)]
@@ -86,7 +92,7 @@ class PPO(OnPolicy):
         old = part.experience
         return kernels.ppo_loss(
             logprobs, old.logprobs, old.advantages, values=following(self.critic(old.packed)), old_values=old.values,
-            returns=old.returns, clip_low=self.clip, clip_high=self.clip_high or self.clip, dual_clip=self.dual_clip,
+            returns=old.returns, clip_low=self.clip, clip_high=self.upper, dual_clip=self.dual_clip,
             value_clip=self.value_clip, value_coef=self.value_coef, denominator=part.tokens, **self.terms(entropy, old),
         )  # fmt: skip
 

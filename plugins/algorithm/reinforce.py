@@ -63,7 +63,7 @@ class Reinforce(OnPolicy):
         """−Σ ρ_t·A_t, a mean over responses: with ρ = 1 its gradient is that of −A·log π(y|x)."""
         old = part.experience
         return kernels.grpo_loss(
-            logprobs, old.logprobs, old.advantages, **UNCLIPPED, denominator=max(part.sequences, 1),
+            logprobs, old.logprobs, old.advantages, **UNCLIPPED, denominator=part.sequences,
             **self.terms(entropy, old),
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from rlhf_core import kernels
-from rlhf_core.advantages import rewards_to_go
+from rlhf_core.advantages import leave_one_out, rewards_to_go
 from rlhf_core.errors import UserError
 from rlhf_core.experience import Experience, Microbatch
 from rlhf_core.on_policy import OnPolicy, one_of
@@ -22,8 +22,8 @@ class ReinforcePP(OnPolicy):
     """REINFORCE++ (Hu et al. 2025, arXiv:2501.03262).
 
     A_t = r(x, y) − β · Σ_{k≥t} KL_k, whitened over all tokens of the rollout; loss = −mean over tokens of
-    min(ρ_t·A_t, clip(ρ_t, 1 ± ε)·A_t). ``baseline=group`` takes the mean of the prompt's responses off first
-    (REINFORCE++-baseline; it needs ``responses`` of 2 or more).
+    min(ρ_t·A_t, clip(ρ_t, 1 ± ε)·A_t). ``baseline=group`` takes the mean of the prompt's other responses off first
+    (REINFORCE++-baseline; were the response itself in the mean, as in the paper, its score would lose to the KL).
     """
 
     rlhf_api: ClassVar[int] = 1
@@ -46,8 +46,7 @@ class ReinforcePP(OnPolicy):
     def advantages(self, old: Experience, group: int) -> Experience:
         """Rewards to go; the loss whitens them by the moments of the whole rollout."""
         if self.baseline == "group" and group > 1:
-            scores = old.scores.view(-1, group)
-            old = replace(old, scores=(scores - scores.mean(1, keepdim=True)).flatten())
+            old = replace(old, scores=leave_one_out(old.scores, group))
         found = rewards_to_go(old, self.reward_kl, self.kl_estimator, self.gamma)
         return replace(old, advantages=found.advantages, moments=(found.mean, found.var))
 

@@ -16,15 +16,19 @@ from rlhf_core.batch import Packed
 from rlhf_core.contracts.rollout import Rollout
 from rlhf_core.errors import UserError, at_least
 from rlhf_core.kv_cache import KVCache
-from rlhf_core.language_model import LanguageModel, unadapted
+from rlhf_core.language_model import LanguageModel, reached, unadapted
 
-Sampler = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""Tokens ``[n]`` after hidden states ``[n, H]``, and their log-probs ``[n]``."""
+Sampler = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Tokens ``[n]`` after hidden states ``[n, H]`` by uniform numbers ``[n]``, and their log-probs ``[n]``."""
 
 
 @dataclass
 class Transformers:
-    """Ancestral sampling with continuous batching: a response that ends makes room for one that waits."""
+    """Ancestral sampling with continuous batching: a response that ends makes room for one that waits.
+
+    Each token of each response has a uniform number of its own, drawn before the first step, so that samples depend on
+    neither ``batch_size`` nor who samples which prompts. A subclass may put text into responses, see ``insert``.
+    """
 
     rlhf_api: ClassVar[int] = 1
 
@@ -42,12 +46,26 @@ class Transformers:
         if not prompts:
             return Rollout(prompts, [], [], [])
         with model.decoding() as dtype:
-            batch = Batch(prompts, model, self, self.sampler(model, dtype))
+            uniform = torch.rand(len(prompts), self.draws_per_response, dtype=torch.float64, generator=generator)
+            batch = Batch(prompts, model, self, self.sampler(model, dtype), uniform)
             while batch.rows or batch.waiting:
                 batch.admit()
-                batch.step(generator)
+                batch.step()
         stops = ["eos" if response and response[-1] == model.end else "length" for response in batch.responses]
-        return Rollout(prompts, batch.responses, [torch.tensor(row) for row in batch.logprobs], stops)
+        logprobs = [torch.tensor(row) for row in batch.logprobs]
+        return Rollout(prompts, batch.responses, logprobs, stops, batch.chosen if batch.inserts else ())
+
+    @property
+    def draws_per_response(self) -> int:
+        """How many float64 numbers each response takes from the generator, whatever its length."""
+        return self.max_new_tokens
+
+    def insert(self, model: LanguageModel, response: Sequence[int]) -> list[int]:
+        """What comes next without being sampled, a tool's answer for instance; asked after each sampled token.
+
+        Such tokens count towards ``max_new_tokens``, have log-prob 0 and are not trained on.
+        """
+        return []
 
     def sampler(self, model: LanguageModel, dtype: torch.dtype | None) -> Sampler:
         """How tokens are drawn."""
@@ -55,9 +73,9 @@ class Transformers:
             return model.sampler(self.temperature, dtype)
         distribution = model.next_token(self.temperature, dtype)
 
-        def from_nucleus(states: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def from_nucleus(states: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
             logprobs = distribution(states)
-            tokens = draw(logprobs, self.top_p, generator)
+            tokens = draw(logprobs, self.top_p, uniform)
             return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
         return from_nucleus
@@ -67,9 +85,14 @@ class Batch:
     """Responses under way, and those that wait for a place."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], model: LanguageModel, sampling: Transformers, sampler: Sampler
+        self,
+        prompts: Sequence[Sequence[int]],
+        model: LanguageModel,
+        sampling: Transformers,
+        sampler: Sampler,
+        uniform: Tensor,
     ) -> None:
-        """Nothing sampled yet."""
+        """Nothing sampled yet; ``uniform`` are ``[responses, max_new_tokens]`` numbers to draw by."""
         self.prompts, self.model, self.sampling, self.end = prompts, model, sampling, model.end
         self.size = min(sampling.batch_size, len(prompts))
         self.waiting = [  # responses to one prompt, together as long as a batch holds them
@@ -86,7 +109,10 @@ class Batch:
         self.states = torch.empty(0)  # [new rows, H] the prompts' last hidden states, for those that have none
         self.responses: list[list[int]] = [[] for _ in prompts]
         self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.sampler = sampler
+        self.sampler, self.uniform = sampler, uniform
+        self.inserts = type(sampling).insert is not Transformers.insert
+        self.chosen: list[list[bool]] = [[] for _ in prompts]  # whether tokens were sampled
+        self.pending: list[list[int]] = [[] for _ in prompts]  # tokens to insert
 
     def admit(self) -> None:
         """Run the prompts that there is room for, and begin their responses."""
@@ -108,7 +134,7 @@ class Batch:
         self.prompt_slots += owners
         self.rows += [index for group in groups for index in group]
 
-    def step(self, generator: torch.Generator) -> None:
+    def step(self) -> None:
         """One more token for every response under way."""
         states = self.states
         if self.begun:
@@ -119,16 +145,27 @@ class Batch:
             self.cache.grown()
             states = torch.cat([hidden, states]) if len(states) else hidden
         self.states, self.begun = states[:0], len(self.rows)
-        tokens, logprobs = self.sampler(states, generator)
-        chosen = logprobs.tolist()
-        ended = []
-        for place, (index, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
-            self.responses[index].append(token)
-            self.logprobs[index].append(chosen[place])
-            if token == self.end or len(self.responses[index]) == self.sampling.max_new_tokens:
-                ended.append(place)
-        for place in reversed(ended):
+        uniform = self.uniform[self.rows, [len(self.responses[index]) for index in self.rows]]
+        tokens, logprobs = self.sampler(states, uniform)
+        for index, token, logprob in zip(self.rows, tokens.tolist(), logprobs.tolist(), strict=True):
+            self.take(index, token, logprob)
+        for place in reversed([place for place, index in enumerate(self.rows) if self.ended(self.responses[index])]):
             self.leave(place)
+
+    def take(self, index: int, token: int, logprob: float) -> None:
+        """Append what was sampled, or else the next token of what is to be inserted there."""
+        response, pending = self.responses[index], self.pending[index]
+        sampled = not pending
+        response.append(token if sampled else pending.pop(0))
+        self.logprobs[index].append(logprob if sampled else 0.0)
+        if self.inserts:
+            self.chosen[index].append(sampled)
+            if sampled and not self.ended(response):
+                pending += self.sampling.insert(self.model, response)
+
+    def ended(self, response: Sequence[int]) -> bool:
+        """Whether a response has its end token or no room for more."""
+        return response[-1] == self.end or len(response) == self.sampling.max_new_tokens
 
     def leave(self, place: int) -> None:
         """A response has ended; the last one takes its slot, and a prompt that nobody needs any more makes room."""
@@ -154,11 +191,8 @@ class Batch:
         return hidden
 
 
-def draw(logprobs: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    """``[n]`` int64 tokens drawn by ``[n, V]`` log-probabilities from the nucleus of ``top_p`` (arXiv:1904.09751)."""
-    probabilities = logprobs.exp()
-    if top_p < 1:
-        ordered, order = probabilities.sort(dim=1, descending=True)
-        ordered[ordered.cumsum(1) - ordered >= top_p] = 0
-        probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    return torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0].to(logprobs.device)
+def draw(logprobs: Tensor, top_p: float, uniform: Tensor) -> Tensor:
+    """``[n]`` int64 tokens from the nucleus of ``top_p`` (arXiv:1904.09751) of ``[n, V]`` log-probabilities."""
+    ordered, order = logprobs.exp().sort(dim=1, descending=True)
+    ordered[ordered.cumsum(1) - ordered >= top_p] = 0
+    return order.gather(1, reached(ordered, uniform)[:, None])[:, 0]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .. import experience, kernels
+from .. import kernels, sampling
 from . import step_peer
 from .arguments import count
 from .machine import describe
@@ -48,7 +48,7 @@ def profile(folder: Path, overrides: Sequence[str], steps: int, warmup: int) -> 
     phases = Phases(run.device)
     watched = (
         (run.rollout, "generate", "rollout"),
-        (experience, "score_with_parts", "reward"),
+        (sampling, "score_with_parts", "reward"),
         (getattr(algorithm, "reference", None), "logprobs", "log-probs of the reference"),
         (getattr(algorithm, "policy", None), "logprobs_and_entropy", "log-probs of the policy"),
         (getattr(algorithm, "policy", None), "logprobs", "log-probs of the policy"),

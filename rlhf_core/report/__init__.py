@@ -46,8 +46,7 @@ def write_report(folders: list[Path], output: Path) -> Path:
         UserError: a folder holds no run, or `output` cannot be written.
     """
     # Here and not above, as jinja2 and plotly take their time to import.
-    from rlhf_core.report.compare import render_comparison
-    from rlhf_core.report.page import render_pipeline
+    from rlhf_core.report.page import render_comparison, render_pipeline
     from rlhf_core.report.read import read
 
     found = [pipeline for folder in folders for pipeline in read(folder)]

@@ -1,14 +1,13 @@
 """Several runs on one page: what differs in their configs, and what came of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlhf_core.report import charts
 from rlhf_core.report.charts import Line, Row
-from rlhf_core.report.page import render
 from rlhf_core.report.panels import Key, Panel, line
-from rlhf_core.report.panels_ppo import against_kl, cloud
+from rlhf_core.report.panels_answers import against_kl, cloud
 from rlhf_core.report.read import Pipeline, Run, Series, flatten
 from rlhf_core.report.text import duration, exact, number
 from rlhf_core.report.tiles import interval
@@ -54,11 +53,6 @@ class Group:
     key: list[Key] = field(default_factory=list)
 
 
-def render_comparison(pipelines: list[Pipeline], title: str) -> str:
-    """The page of several runs or pipelines, as HTML."""
-    return render("compare.html.j2", title=title, groups=groups(pipelines), count=len(pipelines))
-
-
 def groups(pipelines: list[Pipeline]) -> list[Group]:
     """Runs that can be compared: of one stage's name where all are pipelines, else of one algorithm."""
     labels = _labels(pipelines)
@@ -94,15 +88,20 @@ def differing(entries: list[Entry]) -> dict[str, list[str]]:
 
 
 def results(entries: list[Entry]) -> dict[str, list[Cell]]:
-    """Final held-out numbers, the best of each marked where better has a direction."""
+    """Final held-out numbers, and the time they took."""
+    rows = finals(entries, _names(entries, lambda run: run.final))
+    return rows | {"time": [Cell(duration(entry.run.seconds)) for entry in entries]}
+
+
+def finals(entries: list[Entry], names: Iterable[str]) -> dict[str, list[Cell]]:
+    """Some final held-out numbers, the best of each marked where better has a direction."""
     rows = {}
-    for name in _names(entries, lambda run: run.final):
+    for name in names:
         values = [entry.run.final.get(name) for entry in entries]
         best = best_of(name, values)
         intervals = [interval(entry.run, name) for entry in entries]
         cells = zip(values, intervals, strict=True)
         rows[name] = [Cell(number(value), ends, value is not None and value == best) for value, ends in cells]
-    rows["time"] = [Cell(duration(entry.run.seconds)) for entry in entries]
     return rows
 
 
@@ -116,19 +115,20 @@ def best_of(name: str, values: list[float | None]) -> float | None:
     return max(seen) if name in HIGHER or name.startswith("judge/") else None
 
 
-def frontier(entries: list[Entry]) -> Panel:
-    """Reward, and each judge, against the KL it was bought with."""
-    title = "Reward against KL"
-    names = ["reward", *(name for name in _names(entries, lambda run: run.held_out) if name.startswith("judge/"))]
+def frontier(entries: list[Entry], first: str = "reward", words: str = "proxy reward") -> Panel:
+    """A metric, under these words, and each judge, against the KL it was bought with."""
+    shown = words.removeprefix("proxy ")
+    title = f"{shown[0].upper()}{shown[1:]} against KL"
+    names = [first, *(name for name in _names(entries, lambda run: run.held_out) if name.startswith("judge/"))]
     rows = []
     for name in names:
         found = [_path(entry, name) for entry in entries]
         if lines := [path for path in found if path]:
             lines = [*_clouds(entries, name), *lines]
-            rows.append(Row("proxy reward" if name == "reward" else f"judge: {name[6:]}", lines))
+            rows.append(Row(words if name == first else f"judge: {name[6:]}", lines))
     if not rows:
-        return Panel(title, "", empty="No reward with its KL has been measured yet.", wide=True)
-    caption = "At equal KL, higher is better. More reward bought with more KL is not by itself a better run."
+        return Panel(title, "", empty=f"No {first} with its KL has been measured yet.", wide=True)
+    caption = "At equal KL, higher is better. More of it bought with more KL is not by itself a better run."
     return Panel(title, caption, charts.stack(rows, "KL to the start model, nats a response", each=170), wide=True)
 
 

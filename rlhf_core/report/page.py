@@ -9,9 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_core.report import charts, facts
+from rlhf_core.report.across import across
+from rlhf_core.report.compare import groups
 from rlhf_core.report.facts import Kernel
 from rlhf_core.report.kinds import kind_of, main_panels, other_panels
 from rlhf_core.report.panels import Panel
+from rlhf_core.report.panels_rounds import rounds
 from rlhf_core.report.read import Pipeline, Run, Sample, Stage
 from rlhf_core.report.samples import SHOWN, TokenView, final_samples, score_lines, token_view
 from rlhf_core.report.text import duration, number, signed
@@ -46,8 +49,17 @@ def render_pipeline(pipeline: Pipeline) -> str:
         title=pipeline.name,
         facts=facts.header(pipeline),
         bars=facts.timeline(pipeline.stages),
+        rounds=rounds(pipeline.stages),
         sections=[section(stage, index) for index, stage in enumerate(pipeline.stages)],
     )
+
+
+def render_comparison(pipelines: list[Pipeline], title: str) -> str:
+    """The page of several runs or pipelines, as HTML."""
+    found = groups(pipelines)
+    together = across(found)
+    shown = [together, *found] if together else found
+    return render("compare.html.j2", title=title, groups=shown, count=len(pipelines))
 
 
 def section(stage: Stage, index: int) -> Section:

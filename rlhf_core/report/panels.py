@@ -87,6 +87,16 @@ def key_of(run: Run, metrics: list[str]) -> list[Key]:
     return [key for key, columns in seen if any(metric in columns for metric in metrics)]
 
 
+def drawn(panels: Iterable[Panel]) -> list[Panel]:
+    """Those that have something to draw."""
+    return [panel for panel in panels if panel.figure]
+
+
+def moves(run: Run, metric: str) -> bool:
+    """Whether a metric of the training batches is ever more than rounding away from 0."""
+    return any(abs(value) > 1e-6 for value in run.train.get(metric, Series()).values if value is not None)
+
+
 def losses(run: Run, unit: str) -> Panel:
     """Training and held-out loss."""
     return panel(run, "Loss", f"{unit}; lower is better.", [Wanted("loss", "", "loss")])

@@ -1,168 +1,53 @@
-"""What a policy-gradient stage bought with its KL: the proxy reward, and what judges it never saw say."""
+"""How a policy-gradient stage updates its policy."""
 
-from dataclasses import replace
-
-from rlhf_core.report import charts
-from rlhf_core.report.charts import Level, Line, Row
-from rlhf_core.report.panels import HELD_OUT, Key, Panel, Wanted, both, key_of, number_at, panel, rows
-from rlhf_core.report.read import Run, Series, flatten
+from rlhf_core.report.panels import Panel, Wanted, drawn, moves, panel
+from rlhf_core.report.panels_answers import divergence, length, over_optimisation, scores
+from rlhf_core.report.read import Run, Series
 from rlhf_core.report.text import number
 
-LENGTH_BAND = (60.0, 140.0)
-"""Mean response length, in % of the start's, that counts as no drift."""
-
-CLOUD = Key("training batches", "muted", "cloud")
-
-JUDGES = 4
-"""Judges that have a colour of their own."""
+A_RESPONSE = ("reinforce", "rloo")
+"""Algorithms whose loss, and so their entropy, is a sum over a response's tokens."""
 
 
 def policy_gradient(run: Run) -> list[Panel]:
-    """Panels of a stage that follows a reward."""
-    value = [Wanted("value_loss", "value loss", "value"), Wanted("explained_variance", "explained variance", "value")]
-    randomness = [Wanted("entropy", "", "entropy")]
+    """Panels of a stage that follows a reward: what came of it, then whatever the algorithm has."""
     return [
         over_optimisation(run),
         scores(run),
         divergence(run),
         length(run),
-        panel(run, "Entropy", "Nats a token; a fall to nothing means the policy says one thing only.", randomness),
-        updates(run),
-        panel(run, "Critic", "Explained variance of 1 is a perfect critic, 0 no better than the mean.", value),
+        *drawn([entropy(run), updates(run), critic(run), groups(run)]),
     ]
 
 
-def judges(run: Run) -> list[str]:
-    """Metric names of the independent judges."""
-    return [name for name in run.held_out if name.startswith("judge/")]
+def entropy(run: Run) -> Panel:
+    """How random the policy still is."""
+    unit = "response" if run.algorithm in A_RESPONSE else "token"
+    caption = f"Nats a {unit}; a fall to nothing means the policy says one thing only."
+    return panel(run, "Entropy", caption, [Wanted("entropy", "", "entropy")])
 
 
-def judge_colour(index: int) -> str:
-    """The colour of the judge at this place."""
-    return f"judge-{index % JUDGES + 1}"
+def critic(run: Run) -> Panel:
+    """How good the critic is; one that is not there has a loss of 0."""
+    if not moves(run, "value_loss"):
+        return Panel("Critic", "", empty="This run has no critic.")
+    wanted = [Wanted("value_loss", "value loss", "value"), Wanted("explained_variance", "explained variance", "value")]
+    return panel(run, "Critic", "Explained variance of 1 is a perfect critic, 0 no better than the mean.", wanted)
 
 
-def against_kl(columns: dict[str, Series], metric: str, colour: str, name: str = "") -> Line | None:
-    """A metric on the KL measured at the same step, in order of steps."""
-    kl = columns.get("kl", Series())
-    at = {step: value for step, value in zip(kl.steps, kl.values, strict=True) if value is not None}
-    series = columns.get(metric, Series())
-    points = [
-        (step, at[step], value)
-        for step, value in zip(series.steps, series.values, strict=True)
-        if step in at and value is not None
-    ]
-    if not points:
-        return None
-    steps, x, y = zip(*points, strict=True)
-    return Line(name or metric, list(x), list(y), colour, "dots", hover=[f"at step {step}" for step in steps])
-
-
-def over_optimisation(run: Run) -> Panel:
-    """Proxy reward and each judge against KL."""
-    title = "Reward against KL"
-    columns, where = (run.held_out, "held-out prompts") if "kl" in run.held_out else (run.train, "training batches")
-    names = [("reward", "proxy reward (what the policy is trained on)", "reward")]
-    names += [(name, f"judge: {name[6:]}", judge_colour(i)) for i, name in enumerate(judges(run))]
-    stacked = []
-    for name, words, colour in names:
-        if found := against_kl(columns, name, colour):
-            stacked.append(Row(words, [*cloud(run, name, colour), _with_ends(found)], colour=colour))
-    if not stacked:
-        return Panel(title, "", empty="No reward with its KL has been measured yet.", wide=True)
-    caption = f"Along the line, one point an evaluation on {where}, in order of steps. {_verdict(run)}"
-    figure = charts.stack(stacked, "KL to the start model, nats a response", _peak(run), each=170)
-    has_cloud = bool(cloud(run, "reward", ""))
-    return Panel(title, caption, figure, key=[CLOUD, HELD_OUT] if has_cloud else [], wide=True)
-
-
-def cloud(run: Run, metric: str, colour: str) -> list[Line]:
-    """The training batches on their KL: what there is to see between two evaluations."""
-    found = against_kl(run.train, metric, colour, "training batch") if "kl" in run.held_out else None
-    return [replace(found, mark="cloud")] if found else []
-
-
-def scores(run: Run) -> Panel:
-    """Reward, its parts, win rate and judges over steps."""
-    wanted = [Wanted("reward", "proxy reward", "reward")]
-    wanted += [Wanted(name, f"judge: {name[6:]}", judge_colour(i)) for i, name in enumerate(judges(run))]
-    wanted.append(Wanted("win_rate", "win rate against the start", "human", [Level(0.5, "even")]))
-    return panel(run, "Reward and judges", "Mean score of a response.", wanted)
-
-
-def divergence(run: Run) -> Panel:
-    """KL to the reference, the coefficient that holds it, and its target."""
-    target = number_at(flatten(run.config), ("kl_target", "target_kl"))
-    levels = [Level(target, f"target {number(target)}")] if target is not None else []
-    wanted = [Wanted("kl", "KL, nats a response", "kl", levels), Wanted("kl_coef", "KL coefficient", "update")]
-    return panel(run, "KL and its coefficient", "Distance from the start model, and the price put on it.", wanted)
-
-
-def length(run: Run) -> Panel:
-    """Response length in % of the start's."""
-    title = "Length drift"
-    start = next((s.first for s in (run.held_out.get("length"), run.train.get("length")) if s and s.first), None)
-    if not start:
-        return Panel(title, "", empty="No response length in this run's metrics.")
-    caption = f"Mean response length in % of the start's ({number(start)} tokens). The band is 60 to 140\u00a0%."
-    row = Row("", both(run, "length", "length", scale=100 / start), [Level(100.0, "start")], LENGTH_BAND)
-    return Panel(title, caption, charts.stack([row]), key=key_of(run, ["length"]))
+def groups(run: Run) -> Panel:
+    """How many prompts teach nothing."""
+    caption = "Part of prompts whose responses all score alike: they teach nothing."
+    return panel(run, "Flat groups", caption, [Wanted("flat_groups", "", "update")])
 
 
 def updates(run: Run) -> Panel:
     """How far updates go, and whether the first minibatch is on-policy."""
-    caption = "How far an update moves the policy before the clip holds it."
+    clipped = Wanted("clip_frac", "part of tokens clipped", "update")
+    sizes = [clipped, Wanted("approx_kl", "KL of one update, nats", "kl")]
+    wanted = [want for want in sizes if moves(run, want.metric)]
+    caption = f"How far an update moves the policy{' before the clip holds it' if clipped in wanted else ''}."
     ratios = [value for value in run.train.get("first_ratio_max", Series()).values if value is not None]
     if ratios:
         caption += f" The first minibatch's ratio stays within {number(max(abs(ratio - 1) for ratio in ratios))} of 1."
-    clip, kl = (
-        Wanted("clip_frac", "part of tokens clipped", "update"),
-        Wanted("approx_kl", "KL of one update, nats", "kl"),
-    )
-    return panel(run, "Size of the updates", caption, [clip, kl])
-
-
-def reward_parts(run: Run) -> list[Panel]:
-    """The parts of a summed reward, where it has any."""
-    parts = [name for name in dict.fromkeys((*run.held_out, *run.train)) if name.startswith("reward/")]
-    wanted = [Wanted(name, name[7:], "reward") for name in parts]
-    return [panel(run, "Parts of the reward", "As logged, a part each.", wanted)] if rows(run, wanted) else []
-
-
-def highest(series: Series) -> tuple[int, float] | None:
-    """The step and the value of a series' first maximum."""
-    points = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if value is not None]
-    return max(points, key=lambda point: point[1]) if points else None
-
-
-def _with_ends(found: Line) -> Line:
-    last = len(found.x) - 1
-    labels = {0: found.hover[0].removeprefix("at "), last: found.hover[last].removeprefix("at ")} if last else {}
-    return replace(found, labels=labels)
-
-
-def _peak(run: Run) -> dict[float, str]:
-    """Where the first judge is highest, if it fell after that."""
-    for name in judges(run)[:1]:
-        best, kl = highest(run.held_out[name]), run.held_out.get("kl", Series())
-        if best and best[0] in kl.steps and best[0] != run.held_out[name].steps[-1]:
-            x = kl.values[kl.steps.index(best[0])]
-            return {x: f"{name[6:]} highest, step {best[0]}"} if x is not None else {}
-    return {}
-
-
-def _verdict(run: Run) -> str:
-    names = judges(run)
-    if not names:
-        return "No independent judge was run, so over-optimisation cannot be seen here."
-    told = []
-    for name in names:
-        series = run.held_out[name]
-        best, last = highest(series), series.last
-        if best is None or last is None:
-            continue
-        if best[0] == series.steps[-1]:
-            told.append(f"{name[6:]} is highest at the end ({number(last)})")
-        else:
-            told.append(f"{name[6:]} is highest at step {best[0]} ({number(best[1])}) and ends at {number(last)}")
-    return f"Judges: {'; '.join(told)}. A judge that falls while the reward rises is over-optimisation." if told else ""
+    return panel(run, "Size of the updates", caption, wanted)

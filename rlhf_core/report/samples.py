@@ -50,6 +50,11 @@ class TokenView:
     kl_scale: float
     advantage_scale: float
 
+    @property
+    def advantages(self) -> bool:
+        """Whether any token has one; without a critic or a group to compare with there is none."""
+        return any(any(coloured.sample.advantages) for coloured in self.samples)
+
 
 def final_samples(run: Run) -> list[Sample]:
     """The samples of the last step that has any, in file order: not picked."""

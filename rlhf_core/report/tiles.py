@@ -1,8 +1,9 @@
 """The few numbers a stage is judged by."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from rlhf_core.report.panels_ppo import LENGTH_BAND
+from rlhf_core.report.panels_answers import LENGTH_BAND, opponent, start_of
 from rlhf_core.report.read import Run
 from rlhf_core.report.text import NONE, number, signed
 
@@ -34,15 +35,27 @@ def ranking(run: Run) -> list[Tile]:
     return [Tile(label, number(run.final[name]), _ci(run, name)) for name, label in names if name in run.final]
 
 
-def policy_gradient(run: Run) -> list[Tile]:
+def preference(run: Run) -> list[Tile]:
+    """Held-out accuracy and margin of the implicit rewards, with where they began."""
+    names = [("accuracy", "Held-out pairs in order"), ("reward_margin", "Margin of implicit rewards")]
+    return [_change(run, name, label) for name, label in names if name in run.final]
+
+
+def others(run: Run, without: Collection[str] = (), prefixes: tuple[str, ...] = ()) -> list[Tile]:
+    """All final numbers as they are, but those ``without``, and those that begin so."""
+    kept = {name: value for name, value in run.final.items() if name not in without and not name.startswith(prefixes)}
+    return [Tile(name, number(value)) for name, value in kept.items()]
+
+
+def answers(run: Run) -> list[Tile]:
     """Reward, judges, win rate, KL and length."""
     final = run.final
-    tiles = [_change(run, "reward", "Reward", _start(run, "reward", "reward_start"), final.get("reward_gain_sd"))]
+    tiles = [_change(run, "reward", "Reward")]
     for name in final:
         if name.startswith("judge/"):
-            tiles.append(_change(run, name, f"Judge: {name[6:]}", _start(run, name, f"judge_start/{name[6:]}"), None))
+            tiles.append(_change(run, name, f"Judge: {name[6:]}"))
     if "win_rate" in final:
-        tiles.append(Tile("Win rate against start", number(final["win_rate"]), _ci(run, "win_rate")))
+        tiles.append(Tile(f"Win rate against {opponent(run)}", number(final["win_rate"]), _ci(run, "win_rate")))
     if "kl" in final:
         tiles.append(Tile("KL", number(final["kl"]), "nats a response"))
     if (ratio := final.get("length_ratio")) is not None:
@@ -53,13 +66,10 @@ def policy_gradient(run: Run) -> list[Tile]:
     return [tile for tile in tiles if tile.value != NONE]
 
 
-def _start(run: Run, metric: str, summary: str) -> float | None:
-    if summary in run.final:
-        return run.final[summary]
-    return run.held_out[metric].first if metric in run.held_out else None
-
-
-def _change(run: Run, name: str, label: str, start: float | None, gain_sd: float | None) -> Tile:
+def _change(run: Run, name: str, label: str) -> Tile:
+    if not run.steps:  # nothing was learned yet
+        return Tile(label, number(run.final.get(name)))
+    start, gain_sd = start_of(run, name), run.final.get(f"{name}_gain_sd")
     detail = f"from {number(start)}" if start is not None else ""
     if gain_sd is not None:
         detail += f", {signed(gain_sd)} SD"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf_plugins.algorithm.ppo import Microbatch
+from rlhf_core.experience import Microbatch
 
 GAMMA = 3.0
 POLICY = "policy."

@@ -60,7 +60,7 @@ def scored(request, start, ppo, checkpoints, tokenizer, tmp_path):
 
 def test_the_score_lands_on_the_last_response_token(scored):
     algorithm, found = scored("algorithm.kl_coef=0")
-    experience, _ = algorithm.advantages(found)
+    experience = algorithm.experience(found)
     rows = zip(experience.packed.split(experience.advantages), RESPONSES.values(), SCORES, strict=True)
     for advantages, (response, _), score in rows:
         expected = [0.0] * (len(advantages) - 1) + [score]
@@ -72,7 +72,7 @@ def test_the_score_lands_on_the_last_response_token(scored):
 
 def test_every_token_pays_for_its_kl(scored):
     algorithm, found = scored("algorithm.kl_coef=0.3")
-    experience, _ = algorithm.advantages(found)
+    experience = algorithm.experience(found)
     with torch.no_grad():
         reference = algorithm.reference.logprobs(found.packed)
     expected = -0.3 * (found.logprobs - reference) * found.mask
@@ -85,18 +85,18 @@ def test_every_token_pays_for_its_kl(scored):
 
 def test_responses_that_were_cut_pay_the_penalty(scored):
     algorithm, found = scored("algorithm.kl_coef=0", "algorithm.missing_eos_penalty=10")
-    experience, _ = algorithm.advantages(found)
+    experience = algorithm.experience(found)
     ends = found.packed.cu_seqlens[1:].long() - 1
     stops = [stop for _, stop in RESPONSES.values()]
     expected = [score - 10 * (stop == "length") for score, stop in zip(SCORES, stops, strict=True)]
     assert experience.advantages[ends].tolist() == pytest.approx(expected)
-    assert experience.statistics()["reward"] == pytest.approx(sum(SCORES) / 6)  # what is logged is the score itself
+    assert found.metrics["reward"] == pytest.approx(sum(SCORES) / 6)  # what is logged is the score itself
     assert found.metrics["eos_frac"] == pytest.approx(3 / 6)
 
 
 def test_scores_are_clipped(scored):
     algorithm, found = scored("algorithm.kl_coef=0", "algorithm.score_clip=2.5")
-    experience, _ = algorithm.advantages(found)
+    experience = algorithm.experience(found)
     ends = found.packed.cu_seqlens[1:].long() - 1
     assert experience.advantages[ends].tolist() == [1.0, 2.0, 2.5, 2.5, 2.5, 2.5]
 
@@ -106,7 +106,8 @@ def test_gamma_lambda_and_values_reach_the_kernel(scored):
     algorithm.lam = 0.8
     torch.manual_seed(0)
     algorithm.critic.reset_head(0.5)
-    experience, (mean, var) = algorithm.advantages(found)
+    experience = algorithm.experience(found)
+    mean, var = experience.moments
     with torch.no_grad():
         read = algorithm.critic(found.packed)
         reference = algorithm.reference.logprobs(found.packed) * found.mask

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from rlhf_core import experience, kernels
+from rlhf_core import kernels, sampling
 from rlhf_core.bench.phases import Phases
 
 SMALL = (
@@ -17,10 +17,10 @@ SMALL = (
 
 
 def test_a_step_is_divided_among_its_phases(bench, tmp_path):
-    before = kernels.shaped_gae, kernels.ppo_loss, experience.score_with_parts, torch.Tensor.backward
+    before = kernels.shaped_gae, kernels.ppo_loss, sampling.score_with_parts, torch.Tensor.backward
     done = bench("step", "steps=2", "warmup=1", f"out={tmp_path / 'step.json'}", *SMALL)
     assert done.code == 0, done.err
-    assert before == (kernels.shaped_gae, kernels.ppo_loss, experience.score_with_parts, torch.Tensor.backward)
+    assert before == (kernels.shaped_gae, kernels.ppo_loss, sampling.score_with_parts, torch.Tensor.backward)
     found = json.loads((tmp_path / "step.json").read_text())
     calls = {phase["phase"]: phase["calls"] for phase in found["phases"]}
     assert calls["rollout"] == calls["reward"] == calls["GAE"] == 1

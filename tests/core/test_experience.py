@@ -1,6 +1,7 @@
 """Rollouts in one row: masks from lengths, selection, minibatches, and what is reported of them."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import groupby, permutations
 
 import pytest
@@ -22,7 +23,7 @@ def experience():
     mask = torch.tensor([flag for row in flags for flag in row])
     numbers = torch.arange(len(mask), dtype=torch.float32)
     rows = [(numbers + 100 * place) * mask for place in range(5)]
-    return Experience(packed, mask, rows[0], rows[1], torch.tensor([1.0, 2.0, 4.0, 8.0]), rows[2], rows[3], rows[4])
+    return Experience(packed, mask, rows[0], rows[4], torch.tensor([1.0, 2.0, 4.0, 8.0]), rows[1], rows[2], rows[3])
 
 
 def test_masks_come_from_lengths(experience):
@@ -47,8 +48,9 @@ def test_select_takes_whole_sequences_in_the_order_asked(experience):
     assert chosen.packed.cu_seqlens.dtype == torch.int32
     assert chosen.scores.tolist() == [4.0, 1.0]
     rows = torch.tensor([8, 9, 10, 11, 12, 13, 0, 1, 2, 3, 4, 5])
-    for name in ("mask", "logprobs", "values", "advantages", "returns", "kl"):
+    for name in ("mask", "logprobs", "ref_logprobs", "values", "advantages", "returns", "kl"):
         assert torch.equal(getattr(chosen, name), getattr(experience, name)[rows]), name
+    assert (chosen.moments, chosen.importance, chosen.rewards, chosen.steps) == (None,) * 4
 
 
 def test_sums_a_sequence(experience):
@@ -58,8 +60,6 @@ def test_sums_a_sequence(experience):
 
 def test_statistics_are_of_the_tokens_the_policy_chose(experience):
     statistics = experience.statistics()
-    assert statistics["reward"] == 3.75
-    assert statistics["reward_std"] == pytest.approx((sum((s - 3.75) ** 2 for s in (1, 2, 4, 8)) / 4) ** 0.5)
     assert statistics["length"] == sum(map(len, RESPONSES)) / 4
     assert statistics["kl"] == pytest.approx(float(experience.kl.sum()) / 4)
     returns, values = experience.returns[experience.mask], experience.values[experience.mask]
@@ -67,8 +67,7 @@ def test_statistics_are_of_the_tokens_the_policy_chose(experience):
 
 
 def test_explained_variance_of_constant_returns_is_zero(experience):
-    flat = Experience(*[getattr(experience, name) for name in ("packed", "mask", "logprobs", "values", "scores")],
-                      experience.advantages, experience.mask * 2.0, experience.kl)  # fmt: skip
+    flat = replace(experience, returns=experience.mask * 2.0)
     assert flat.statistics()["explained_variance"] == 0.0
 
 
@@ -78,10 +77,12 @@ def test_each_pass_takes_every_sequence_once(experience, budget):
     cut = list(minibatches(experience, 3, 2, budget, generator))
     assert len(cut) == 6
     for start in range(0, 6, 2):
-        pieces = [piece for found, _ in cut[start : start + 2] for piece in found]
+        pieces = [part.experience for found in cut[start : start + 2] for part in found]
         assert Counter(torch.cat([piece.scores for piece in pieces]).tolist()) == Counter([1.0, 2.0, 4.0, 8.0])
-    for pieces, tokens in cut:
-        assert tokens == sum(int(piece.mask.sum()) for piece in pieces)
+    for number, parts in enumerate(cut):
+        pieces = [part.experience for part in parts]
+        tokens = sum(int(piece.mask.sum()) for piece in pieces)
+        assert {(part.tokens, part.sequences, part.first) for part in parts} == {(tokens, 2, number == 0)}
         assert sum(len(piece.scores) for piece in pieces) == 2
         assert all(len(piece.packed.tokens) <= budget or len(piece.scores) == 1 for piece in pieces)
 
@@ -89,7 +90,7 @@ def test_each_pass_takes_every_sequence_once(experience, budget):
 def test_the_cut_of_minibatches_does_not_depend_on_the_budget(experience):
     def order(budget: int) -> list[list[float]]:
         cut = minibatches(experience, 4, 2, budget, torch.Generator().manual_seed(3))
-        return [[float(score) for piece in pieces for score in piece.scores] for pieces, _ in cut]
+        return [[float(score) for part in parts for score in part.experience.scores] for parts in cut]
 
     assert order(1) == order(7) == order(1000)
     passes = [tuple(first + second) for first, second in zip(order(1)[::2], order(1)[1::2], strict=True)]
@@ -107,6 +108,25 @@ def grouped():
     logprobs = [-torch.arange(1.0, len(response) + 1) for response in responses]
     packed, mask, rows = pack(Rollout(SHARED, responses, logprobs, ["length"] * 8), torch.device("cpu"))
     return Experience(packed, mask, rows, rows, torch.arange(8.0), rows, rows, rows)
+
+
+@pytest.mark.parametrize("budget", [1, 9, 1000])
+@pytest.mark.parametrize("group", [2, 4])
+def test_a_group_is_never_cut_apart(grouped, group, budget):
+    seen = []
+    for parts in minibatches(grouped, 3, 2, budget, torch.Generator().manual_seed(1), group=group):
+        assert sum(len(part.experience.scores) for part in parts) == 4
+        for part in parts:
+            numbers = sorted(int(score) // group for score in part.experience.scores)
+            assert all(numbers.count(number) == group for number in numbers)
+            seen.append(tuple(numbers))
+    assert len(seen) == {1: 24 // group, 9: len(seen), 1000: 6}[budget]
+
+
+def test_fewer_groups_than_minibatches_and_none(experience):
+    one, none = experience.select([2]), experience.select([])
+    assert [len(parts) for parts in minibatches(one, 2, 3, 10, torch.Generator())] == [1, 1]
+    assert list(minibatches(none, 2, 3, 10, torch.Generator())) == []
 
 
 def runs(numbers):
@@ -156,7 +176,8 @@ def test_select_of_a_plain_row_shares_nothing(experience):
 def test_minibatches_put_sequences_of_one_prompt_side_by_side(grouped, budget):
     whole = dict(zip(range(8), grouped.packed.split(grouped.packed.tokens), strict=True))
     orders = set()
-    for pieces, _ in minibatches(grouped, 5, 2, budget, torch.Generator().manual_seed(1)):
+    for parts in minibatches(grouped, 5, 2, budget, torch.Generator().manual_seed(1)):
+        pieces = [part.experience for part in parts]
         numbers = [number for piece in pieces for number, _ in piece.packed.prompts]
         assert len(runs(numbers)) == len(set(numbers))
         orders.add(tuple(int(score) for piece in pieces for score in piece.scores))
@@ -170,7 +191,7 @@ def test_minibatches_put_sequences_of_one_prompt_side_by_side(grouped, budget):
 
 def test_a_budget_counts_a_shared_prompt_once(grouped):
     one = grouped.select([3, 4, 5])  # 3 prompt tokens, 1 + 2 + 3 of responses: 9 folded, 15 apart
-    (pieces, tokens), *_ = minibatches(one, 1, 1, 9, torch.Generator().manual_seed(0))
-    assert [len(piece.scores) for piece in pieces] == [3] and tokens == 6
-    (pieces, _), *_ = minibatches(one, 1, 1, 8, torch.Generator().manual_seed(0))
-    assert len(pieces) == 2
+    (parts,) = minibatches(one, 1, 1, 9, torch.Generator().manual_seed(0))
+    assert [len(part.experience.scores) for part in parts] == [3] and parts[0].tokens == 6
+    (parts,) = minibatches(one, 1, 1, 8, torch.Generator().manual_seed(0))
+    assert len(parts) == 2

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rlhf_core.kernels.native.linear import MOST_ROWS, FewRows, few_rows
 from rlhf_core.kernels.native.products import BF16
 from rlhf_core.kernels.native.scalars import BUILT
-from rlhf_core.language_model import LanguageModel
+from rlhf_core.language_model import LanguageModel, reached
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 DRAWS = 4000
@@ -43,6 +43,10 @@ def states(rows, seed=0):
     return torch.randn(rows, 32, generator=torch.Generator().manual_seed(seed))
 
 
+def uniform(rows, seed=0):
+    return torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
 def exact(model, hidden, temperature, dtype=FLOAT32):
     """``[n, V]`` float64 log-probs of the head in the numbers it multiplies."""
     head = model.model.get_output_embeddings()
@@ -66,7 +70,7 @@ def test_draws_follow_the_distribution(model, path, temperature, dtype):
     hidden = states(1).expand(DRAWS, -1).contiguous()
     draw = model.sampler(temperature, dtype)
     with torch.no_grad():
-        tokens, logprobs = draw(hidden, torch.Generator().manual_seed(3))
+        tokens, logprobs = draw(hidden, uniform(len(hidden), seed=3))
     everything = exact(model, hidden[:1], temperature, dtype or FLOAT32)[0]
     statistic, freedom = chi_square(tokens, everything.exp())
     assert freedom > 20
@@ -80,7 +84,7 @@ def test_draws_follow_the_distribution(model, path, temperature, dtype):
 def test_each_row_has_its_own_distribution(model, path, rows):
     hidden = states(rows, seed=rows)
     with torch.no_grad():
-        tokens, logprobs = model.sampler(1.3)(hidden, torch.Generator().manual_seed(0))
+        tokens, logprobs = model.sampler(1.3)(hidden, uniform(len(hidden), seed=0))
     assert tokens.shape == logprobs.shape == (rows,)
     assert tokens.dtype == torch.int64 and logprobs.dtype == FLOAT32
     expected = exact(model, hidden, 1.3).gather(1, tokens[:, None])[:, 0]
@@ -92,9 +96,9 @@ def test_both_ways_draw_the_same_tokens(model, monkeypatch):
     """One uniform number a row and the inverse distribution function: but for rounding at a border, one answer."""
     hidden = states(DRAWS)
     with torch.no_grad():
-        compiled, _ = model.sampler(0.8)(hidden, torch.Generator().manual_seed(1))
+        compiled, _ = model.sampler(0.8)(hidden, uniform(len(hidden), seed=1))
         monkeypatch.setattr("rlhf_core.language_model.compiled_for", lambda weight: False)
-        by_torch, _ = model.sampler(0.8)(hidden, torch.Generator().manual_seed(1))
+        by_torch, _ = model.sampler(0.8)(hidden, uniform(len(hidden), seed=1))
     assert float((compiled != by_torch).float().mean()) < 2e-3
     assert len(set(compiled.tolist())) > 100
 
@@ -102,7 +106,7 @@ def test_both_ways_draw_the_same_tokens(model, monkeypatch):
 def test_a_sharp_distribution_gives_its_one_token(model, path):
     hidden = states(50)
     with torch.no_grad():
-        tokens, logprobs = model.sampler(1e-3)(hidden, torch.Generator().manual_seed(0))
+        tokens, logprobs = model.sampler(1e-3)(hidden, uniform(len(hidden), seed=0))
     everything = exact(model, hidden, 1e-3)
     sure = everything.max(1).values > -1e-6
     assert int(sure.sum()) > 40
@@ -110,12 +114,19 @@ def test_a_sharp_distribution_gives_its_one_token(model, path):
     torch.testing.assert_close(logprobs[sure], torch.zeros(int(sure.sum())), rtol=0, atol=1e-3)
 
 
-def test_a_row_takes_one_number_of_the_generator(model, path):
-    generator, expected = (torch.Generator().manual_seed(9) for _ in range(2))
+def test_a_token_depends_on_its_own_number_and_state_alone(model, path):
+    hidden, numbers = states(40), uniform(40)
+    draw = model.sampler(1.0)
     with torch.no_grad():
-        model.sampler(1.0)(states(6), generator)
-    torch.rand(6, dtype=torch.float64, generator=expected)
-    assert torch.equal(generator.get_state(), expected.get_state())
+        whole, _ = draw(hidden, numbers)
+        parts = [draw(hidden[some], numbers[some])[0] for some in (slice(0, 1), slice(1, 7), slice(7, 40))]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_the_inverse_distribution_function_by_hand():
+    shares = torch.tensor([[2.0, 0.0, 1.0, 1.0]]).expand(6, -1)
+    numbers = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 2**-53], dtype=torch.float64)
+    assert reached(shares, numbers).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 def layers(model):

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,30 @@ def ppo_samples(steps: int) -> Iterator[dict[str, object]]:
             }
 
 
+def write_stage(
+    folder: Path, algorithm: str, train: dict[str, list[float]], held_out: dict[str, list[float]], config: str = ""
+) -> Path:
+    """A stage of any algorithm from its curves: training rows at steps 1, 2 …, held-out rows at 0, 1 …"""
+    rows: list[dict[str, object]] = []
+    for first, phase, curves in ((1, "train", train), (0, "eval", held_out)):
+        for step in range(max(map(len, curves.values()), default=0)):
+            row = {name: values[step] for name, values in curves.items()}
+            rows.append({"step": first + step, "phase": phase} | row)
+    write_lines(folder / "metrics.jsonl", rows)
+    final = {name: values[-1] for name, values in held_out.items()}
+    common(folder, algorithm, 30.0, len(rows), config or "seed: 3\n", final, f"{algorithm} is done.")
+    return folder
+
+
+def write_stages(folder: Path, **stages: Callable[[Path], Path]) -> Path:
+    """A pipeline of stages by their names, each made by a function of its folder."""
+    for name, make in stages.items():
+        make(folder / name)
+    rows = [{"name": name, "folder": name, "status": "done", "seconds": 30.0} for name in stages]
+    write_json(folder / "pipeline.json", {"name": folder.name, "stages": rows})
+    return folder
+
+
 def write_pipeline(folder: Path, kl_coef: float = 0.05, decline: bool = True) -> Path:
     """All four stages, done."""
     write_lm(folder / "pretrain")
@@ -315,3 +340,20 @@ def make_pipeline(tmp_path: Path) -> Callable[..., Path]:
 def make_lm(tmp_path: Path) -> Callable[..., Path]:
     """Write a language-model run under a name."""
     return lambda name, **settings: write_lm(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path) -> Callable[..., Path]:
+    """Write a stage of any algorithm under a name, from its curves."""
+    return lambda name, *settings: write_stage(tmp_path / name, *settings)
+
+
+@pytest.fixture
+def make_stages(tmp_path: Path) -> Callable[..., Path]:
+    """Write a pipeline of any stages, each ``stage_name=(algorithm, train, held_out)``."""
+
+    def make(name: str, **stages: tuple[Any, ...]) -> Path:
+        makers = {stage: partial(write_stage, algorithm=a, train=b, held_out=c) for stage, (a, b, c) in stages.items()}
+        return write_stages(tmp_path / name, **makers)
+
+    return make

@@ -78,10 +78,27 @@ def test_the_same_generator_state_gives_the_same_responses(model):
     assert torch.equal(torch.get_rng_state(), state)  # drawn with the given generator alone
 
 
-def test_one_generator_goes_on_from_batch_to_batch(model):
-    rollout = generate(model, [PROMPTS[0]] * 6, batch_size=2)
-    assert len(rollout.responses) == 6
-    assert len({tuple(response) for response in rollout.responses}) > 2
+def test_samples_do_not_depend_on_what_is_sampled_side_by_side(model):
+    prompts = [PROMPTS[0]] * 6 + PROMPTS + [PROMPTS[3]] * 5
+    rollout = generate(model, prompts, batch_size=64)
+    assert len({tuple(response) for response in rollout.responses[:6]}) > 2
+    for batch_size in (1, 2, 7):
+        assert generate(model, prompts, batch_size=batch_size).responses == rollout.responses
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_responses_of_a_part_are_those_of_the_whole(model, top_p):
+    """One who skips the numbers of the responses before its own samples what one process would have."""
+    prompts = [PROMPTS[0]] * 3 + PROMPTS + [PROMPTS[1]] * 2
+    engine = Transformers(max_new_tokens=9, top_p=top_p)
+    whole = engine.generate(model, prompts, torch.Generator().manual_seed(4))
+    for first, last in ((0, 3), (3, 7), (7, 10)):
+        generator = torch.Generator().manual_seed(4)
+        torch.rand(first * engine.draws_per_response, dtype=torch.float64, generator=generator)
+        part = engine.generate(model, prompts[first:last], generator)
+        assert part.responses == whole.responses[first:last]
+        for one, other in zip(part.logprobs, whole.logprobs[first:last], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_finished_responses_leave_and_the_others_go_on_as_if_alone(model, monkeypatch):
@@ -124,13 +141,20 @@ def test_the_model_goes_back_to_training(model):
 
 def test_a_nucleus_holds_the_most_likely_tokens():
     logprobs = torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]]).log().repeat(500, 1)
-    drawn = draw(logprobs, 0.6, torch.Generator().manual_seed(0)).view(500, 2)
+    uniform = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = draw(logprobs, 0.6, uniform).view(500, 2)
     assert set(drawn[:, 0].tolist()) in ({0, 1}, {0, 2})  # 0.5, and what takes it past 0.6
     assert set(drawn[:, 1].tolist()) == {2, 3}
-    everything = draw(logprobs, 1.0, torch.Generator().manual_seed(0)).view(500, 2)
+    everything = draw(logprobs, 1.0, uniform).view(500, 2)
     assert set(everything[:, 0].tolist()) == set(everything[:, 1].tolist()) == {0, 1, 2, 3}
-    alone = draw(logprobs, 0.01, torch.Generator().manual_seed(0)).view(500, 2)
+    alone = draw(logprobs, 0.01, uniform).view(500, 2)
     assert (set(alone[:, 0].tolist()), set(alone[:, 1].tolist())) == ({0}, {3})
+
+
+def test_tokens_of_a_nucleus_keep_their_shares():
+    logprobs = torch.tensor([[0.1, 0.25, 0.5, 0.15]]).log().expand(4, -1)
+    shares = torch.tensor([0.0, 0.66, 0.67, 0.999], dtype=torch.float64)  # 0.5 and 0.25 of 0.75
+    assert draw(logprobs, 0.7, shares).tolist() == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
@@ -189,7 +213,7 @@ def test_neighbours_with_one_prompt_share_its_prefill(model, events):
 def test_a_response_that_leaves_makes_room(model, events):
     """Three places, groups of 2, 2, 1, 3 and 4: the last does not fit and is two, one of three and one of one."""
     prompts = [ONE] * 2 + [TWO] * 2 + [THREE] + [ONE] * 3 + [TWO] * 4
-    rollout = generate(model, prompts, batch_size=3, seed=2)
+    rollout = generate(model, prompts, batch_size=3, seed=0)
     lengths = [length for found, _ in prefills(events) for length in found]
     assert lengths == [len(ONE), len(TWO), len(THREE), len(ONE), len(TWO), len(TWO)]
     assert max(event[1] for event in events if event[0] == "step") == 3

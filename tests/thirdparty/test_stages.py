@@ -87,7 +87,7 @@ def test_stages_are_composed_inside_the_pipeline(mini, jobs, tmp_path):
 
     def act(composed):
         given = merge(composed.settings.stages["b"], stage_overrides(composed.settings)["b"])
-        line = [resolve_stage(text, {"a": Path("odd, (name)")}) for text in given]
+        line = [resolve_stage(text, {"a": [Path("odd, (name)")]}) for text in given]
         stages.append(compose_train(line, tmp_path / "b"))
 
     jobs.act = act
@@ -146,4 +146,4 @@ def test_another_plugin_drops_the_old_ones_values():
 
 def test_unknown_earlier_stage():
     with pytest.raises(UserError, match=r"no earlier stage sfft. Did you mean sft\?; earlier stages: sft"):
-        resolve_stage("policy.path=${stage:sfft}", {"sft": Path("x")})
+        resolve_stage("policy.path=${stage:sfft}", {"sft": [Path("x")]})

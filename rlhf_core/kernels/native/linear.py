@@ -53,15 +53,12 @@ def compiled_for(weight: Tensor) -> bool:
     return BUILT and weight.device.type == "cpu" and not widens(weight.dtype)
 
 
-def uniform_numbers(count: int, generator: torch.Generator) -> Tensor:
-    """``[count]`` float64 in [0, 1), on the CPU."""
-    return torch.rand(count, dtype=torch.float64, generator=generator)
-
-
 def sample_rows(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, generator: torch.Generator
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A token a row of ``[B,H]`` hidden states from the softmax of the head's logits, and its log-prob."""
-    uniform = uniform_numbers(len(hidden), generator)
+    """A token a row of ``[B,H]`` hidden states from the softmax of the head's logits, and its log-prob.
+
+    ``uniform`` are ``[B]`` float64 numbers in [0, 1): where the tokens lie in the distributions.
+    """
     tokens, logprobs = torch.ops.rlhf.sample_rows(hidden, weight, bias, temperature, uniform)
     return tokens, logprobs

@@ -1,0 +1,468 @@
+"""Every policy gradient against its paper's equation in loops, where it starts, what it samples and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+from rlhf_core.errors import UserError
+
+GROUPED = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo")
+SINGLE = ("ppo", "reinforce", "reinforce_pp")
+RATIO_ALGORITHMS = (*SINGLE, *GROUPED)
+LONGEST = 8
+
+
+@pytest.fixture
+def begun(start, ppo):
+    """A stage with 16 responses a rollout, in groups of 4 where there are groups; one microbatch."""
+
+    def make(name, *overrides, kind="llama"):
+        sizes = (8, 1) if name in SINGLE else (4, 4)
+        words = [f"algorithm.batch_size={sizes[0]}", f"algorithm.responses={sizes[1]}"]
+        words += ["algorithm.minibatches_a_pass=1", "trainer.microbatch_tokens=100000"]
+        return start(*ppo(kind), f"algorithm={name}", *words, *overrides)
+
+    return make
+
+
+def move(model, size=0.02, seed=0):
+    """Change a model's parameters by noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+
+
+def may_end(algorithm):
+    """Make the end token likelier, so that responses have different lengths."""
+    head = algorithm.policy.model.get_output_embeddings()
+    bias = torch.zeros(len(head.weight))
+    bias[algorithm.policy.end] = 4.5
+    head.bias = torch.nn.Parameter(bias)
+
+
+# Where it starts ------------------------------------------------------------------------------------------------------
+
+
+def assert_ratio_is_one(started):
+    batch = started.algorithm.collect(0)
+    for part in next(iter(started.algorithm.minibatches(batch))):
+        loss = started.algorithm.loss(part)
+        for name, expected in (("ratio_max", 1), ("ratio_mean", 1), ("approx_kl", 0), ("clip_frac", 0)):
+            assert float(loss.metrics[name]) == pytest.approx(expected, abs=2e-5), name
+        assert loss.metrics["first_ratio_max"] == loss.metrics["ratio_max"]
+    return batch
+
+
+@pytest.mark.parametrize("name", RATIO_ALGORITHMS)
+def test_the_ratio_is_one_with_learned_positions_at_a_temperature(begun, name):
+    words = ["rollout.temperature=0.6", "trainer.microbatch_tokens=60", "rollout.batch_size=6"]
+    batch = assert_ratio_is_one(begun(name, *words, kind="gpt2"))
+    assert batch.metrics["kl"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RATIO_ALGORITHMS)
+def test_the_ratio_is_one_with_adapters(begun, name):
+    started = begun(name, "policy.lora.rank=4", "rollout.temperature=1.3")
+    with torch.no_grad():  # at the start they do nothing
+        for key, parameter in started.algorithm.policy.model.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(0, 0.1)
+    batch = assert_ratio_is_one(started)
+    assert abs(batch.metrics["kl"]) > 0.1  # the reference has them off
+
+
+@pytest.mark.parametrize("name", RATIO_ALGORITHMS)
+def test_a_constant_reward_without_kl_moves_nothing(begun, name):
+    """Every advantage is 0; PPO's critic has yet to learn the constant, and REINFORCE its moving mean."""
+    started = begun(name, "algorithm.kl_coef=0", "algorithm.kl_in=reward", "algorithm.kl_estimator=k1",
+                    *(["algorithm.overlong_buffer=0"] if name == "dapo" else []),
+                    *(["algorithm.lam=1"] if name == "ppo" else []))  # fmt: skip
+    started.run.reward.score = lambda samples: torch.full((len(samples),), 0.3)
+    gradients, metrics = started.gradients()
+    policy = {key: gradient for key, gradient in gradients.items() if not key.startswith("critic.")}
+    assert policy and max(float(gradient.abs().max()) for gradient in policy.values()) < 1e-6
+    assert float(metrics["policy_loss"]) == pytest.approx(0, abs=1e-6)
+
+
+# The paper's equation -------------------------------------------------------------------------------------------------
+
+
+def clipped(low, high, dual=None):
+    def objective(ratio, advantage, logprob):
+        value = min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+        return max(value, dual * advantage) if dual and advantage < 0 else value
+
+    return objective
+
+
+def weighted(low, high):
+    return lambda ratio, advantage, logprob: min(max(ratio, 1 - low), 1 + high) * advantage * logprob
+
+
+def plain(ratio, advantage, logprob):
+    return ratio * advantage
+
+
+TOKEN, SEQUENCE, SUM, CONSTANT = "mean of tokens", "mean of responses' means", "mean of responses' sums", "over longest"
+PAPERS = {
+    "ppo": ([], clipped(0.2, 0.2), TOKEN),
+    "ppo, clip higher and dual": (["clip=0.1", "clip_high=0.3", "dual_clip=1.2"], clipped(0.1, 0.3, 1.2), TOKEN),
+    "reinforce": ([], plain, SUM),
+    "rloo": ([], plain, SUM),
+    "reinforce_pp": ([], clipped(0.2, 0.2), TOKEN),
+    "grpo": ([], clipped(0.2, 0.2), SEQUENCE),
+    "grpo, clip higher and dual": (["clip=0.1", "clip_high=0.3", "dual_clip=1.2"], clipped(0.1, 0.3, 1.2), SEQUENCE),
+    "grpo, no room above": (["clip_high=0"], clipped(0.2, 0.0), SEQUENCE),
+    "dr_grpo": ([], clipped(0.2, 0.2), CONSTANT),
+    "dapo": ([], clipped(0.2, 0.28), TOKEN),
+    "gspo": ([], clipped(3e-4, 4e-4), SEQUENCE),
+    "cispo": ([], weighted(1.0, 4.0), TOKEN),
+    "cispo, narrow": (["clip=0.1", "clip_high=0.2"], weighted(0.1, 0.2), TOKEN),
+}
+"""Overrides, the objective of a token, and how tokens become one number."""
+
+
+def in_loops(case, old, new, beta):
+    """The policy loss and β times the mean k3, from log-probs of a policy that has moved."""
+    _, objective, how = PAPERS[case]
+    advantages = old.advantages.double()
+    if old.moments is not None:
+        chosen = advantages[old.mask]
+        advantages = (advantages - chosen.mean()) / (chosen.var(correction=0) + 1e-8).sqrt()
+    weights = torch.ones_like(advantages) if old.importance is None else old.importance.double()
+    columns = (new, old.logprobs.double(), old.ref_logprobs.double(), advantages, weights)
+    responses = []
+    for *row, mask in zip(*map(old.packed.split, (*columns, old.mask)), strict=True):
+        logprobs, before, reference, values, importance = (column[mask].tolist() for column in row)
+        ratios = [math.exp(one - other) for one, other in zip(logprobs, before, strict=True)]
+        if case.startswith("gspo"):
+            ratios = [math.prod(ratios) ** (1 / len(ratios))] * len(ratios)
+        terms = [
+            weight * objective(*token) for weight, *token in zip(importance, ratios, values, logprobs, strict=True)
+        ]
+        gaps = [given - now for given, now in zip(reference, logprobs, strict=True)]
+        responses.append((terms, [math.exp(gap) - gap - 1 for gap in gaps]))
+
+    def mean(rows):
+        sums = [sum(row) for row in rows]
+        return {
+            TOKEN: sum(sums) / sum(map(len, rows)),
+            SEQUENCE: sum(total / len(row) for total, row in zip(sums, rows, strict=True)) / len(rows),
+            SUM: sum(sums) / len(rows),
+            CONSTANT: sum(sums) / (len(rows) * LONGEST),
+        }[how]
+
+    return -mean([terms for terms, _ in responses]), beta * mean([kl for _, kl in responses])
+
+
+@pytest.mark.parametrize("place", ["reward", "loss"])
+@pytest.mark.parametrize("cap", [None, 1.1])
+@pytest.mark.parametrize("case", PAPERS)
+def test_the_loss_is_the_papers(begun, case, cap, place):
+    """Of a policy that has moved from the one that sampled, and that from its reference; responses of all lengths."""
+    beta = 0.3
+    words = [f"algorithm.{word}" for word in PAPERS[case][0]]
+    words += [f"algorithm.kl_coef={beta}", f"algorithm.kl_in={place}", "algorithm.kl_estimator=k3"]
+    words += [] if cap is None else [f"algorithm.importance_cap={cap}"]
+    started = begun(case.split(",")[0], *words)
+    algorithm = started.algorithm
+    may_end(algorithm)
+    move(algorithm.reference.model, seed=1)
+    if cap is not None:
+        off(started)
+    batch = algorithm.collect(0)
+    move(algorithm.policy.model)
+    (part,) = next(iter(algorithm.minibatches(batch)))
+    loss, old = algorithm.loss(part), part.experience
+    with torch.no_grad():
+        new = algorithm.policy.logprobs(old.packed).double() * old.mask
+    policy_loss, kl = in_loops(case, old, new, beta)
+    lengths = old.per_sequence(old.mask.float())
+    assert float(lengths.min()) < float(lengths.max()) and part.tokens == int(lengths.sum())
+    assert (new - old.logprobs)[old.mask].abs().max() > math.log(1.3)  # there is something to clip
+    assert float(loss.metrics["policy_loss"]) == pytest.approx(policy_loss, rel=2e-4, abs=2e-5)
+    if place == "reward":
+        assert "kl_loss" not in loss.metrics
+    else:
+        assert kl > 1e-3
+        assert beta * float(loss.metrics["kl_loss"]) == pytest.approx(kl, rel=1e-3)
+    if not case.startswith("ppo"):  # which has a critic's loss too
+        expected = policy_loss + (kl if place == "loss" else 0)
+        assert float(loss.value.detach()) == pytest.approx(expected, rel=2e-4, abs=2e-5)
+
+
+# The rollout's log-probs ----------------------------------------------------------------------------------------------
+
+
+def off(started, size=0.3):
+    """Let the rollout engine say other log-probs than those it sampled by."""
+    generate = started.run.rollout.generate
+
+    def wrong(*words):
+        rollout = generate(*words)
+        generator = torch.Generator().manual_seed(5)
+        for row in rollout.logprobs:
+            row += size * torch.randn(row.shape, generator=generator)
+        return rollout
+
+    started.run.rollout.generate = wrong
+
+
+@pytest.mark.parametrize("cap", [0.9, 1.2, 100.0])
+def test_weights_correct_for_an_engine_that_computes_otherwise(begun, cap):
+    started = begun("grpo", f"algorithm.importance_cap={cap}", "rollout.temperature=1.2")
+    off(started)
+    scored = started.algorithm.sample(0)
+    batch = assert_ratio_is_one(started)
+    old = batch.experience
+    with torch.no_grad():
+        trained = started.algorithm.policy.logprobs(scored.packed, 1.2)
+    gap = (trained - scored.logprobs)[scored.mask]
+    assert float(gap.max()) > 0.3 and float(gap.min()) < -0.3
+    torch.testing.assert_close(old.logprobs[old.mask], trained[old.mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(old.importance[old.mask], gap.exp().clamp(max=cap), rtol=1e-4, atol=0)
+    assert not old.importance[~old.mask].any() and not old.logprobs[~old.mask].any()
+    assert batch.metrics["importance_mean"] == pytest.approx(float(gap.exp().clamp(max=cap).mean()), rel=1e-4)
+
+
+def test_without_a_cap_the_engines_log_probs_are_the_old_ones(begun):
+    started = begun("grpo")
+    off(started)
+    scored, batch = started.algorithm.sample(0), started.algorithm.collect(0)
+    assert torch.equal(batch.experience.logprobs, scored.logprobs) and batch.experience.importance is None
+    with pytest.raises(AssertionError):
+        assert_ratio_is_one(started)
+
+
+# Baselines that remember ----------------------------------------------------------------------------------------------
+
+
+def test_the_moving_baseline_is_the_mean_of_all_rewards_before(begun):
+    started = begun("reinforce", "algorithm.kl_coef=0.2")
+    algorithm, seen = started.algorithm, []
+    move(algorithm.reference.model, 0.05)
+    for step in range(4):
+        evaluated = algorithm.evaluate(step)  # leaves no trace
+        old = algorithm.collect(step).experience
+        rewards = [
+            float(score) - 0.2 * float(kl) for score, kl in zip(old.scores, old.per_sequence(old.kl), strict=True)
+        ]
+        first = [row[mask][0] for row, mask in zip(
+            old.packed.split(old.advantages), old.packed.split(old.mask), strict=True)]  # fmt: skip
+        for place, (reward, advantage) in enumerate(zip(rewards, first, strict=True)):
+            others = [other for index, other in enumerate(rewards) if index != place]
+            baseline = sum(seen or others) / len(seen or others)
+            assert float(advantage) == pytest.approx(reward - baseline, abs=1e-4)
+        seen += rewards
+        assert math.isfinite(evaluated["kl"])
+        state = algorithm.state_dict()
+        assert state == {"kl_coef": 0.2, "seen": len(seen), "mean": pytest.approx(sum(seen) / len(seen), abs=1e-4)}
+
+
+# DAPO -----------------------------------------------------------------------------------------------------------------
+
+
+def scripted(started, *rounds):
+    """Scores of each group by the round: one digit a group, 0 for all alike; returns the calls' prompts."""
+    asked = []
+
+    def score(samples):
+        row = rounds[min(len(asked), len(rounds) - 1)]
+        asked.append([tuple(ids) for ids in samples.prompt_ids])
+        size = len(samples) // len(row)
+        return torch.tensor([1000 * len(asked) + float(flag) * (place % 2) for flag in row for place in range(size)])
+
+    started.run.reward.score = score
+    return asked
+
+
+def prompts_of(experience):
+    return [
+        tuple(row[~mask].tolist())
+        for row, mask in zip(
+            experience.packed.split(experience.packed.tokens), experience.packed.split(experience.mask), strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "calls", "kept", "flat"),
+    [
+        (["1111"], 1, [(0, 0), (0, 1), (0, 2), (0, 3)], 0),
+        (["1010", "0111"], 2, [(0, 0), (0, 2), (1, 1), (1, 2)], 0),
+        (["0000", "0100", "1011"], 3, [(1, 1), (2, 0), (2, 2), (2, 3)], 0),
+        (["0100", "0000", "0001"], 3, [(0, 1), (2, 3), (2, 0), (2, 1)], 0.5),  # what is missing stays flat
+        (["0000"], 3, [(2, 0), (2, 1), (2, 2), (2, 3)], 1),
+    ],
+)
+def test_dapo_samples_anew_what_teaches_nothing(begun, rounds, calls, kept, flat):
+    started = begun("dapo", "algorithm.sampling_rounds=3", "algorithm.overlong_buffer=0")
+    asked = scripted(started, *rounds)
+    batch = started.algorithm.collect(5)
+    assert len(asked) == calls
+    assert prompts_of(batch.experience) == [asked[number][4 * group] for number, group in kept for _ in range(4)]
+    assert batch.experience.scores.tolist() == [
+        1000 * (number + 1) + float(rounds[min(number, len(rounds) - 1)][group]) * (place % 2)
+        for number, group in kept for place in range(4)
+    ]  # fmt: skip
+    assert batch.metrics["flat_groups"] == flat
+    assert len({prompt for call in asked for prompt in call}) == 4 * calls  # new prompts each time
+    for part in next(iter(started.algorithm.minibatches(batch))):
+        assert torch.isfinite(started.algorithm.loss(part).value)
+
+
+def test_dapo_without_any_difference_does_nothing(begun):
+    started = begun("dapo", "algorithm.sampling_rounds=2", "algorithm.overlong_buffer=0")
+    scripted(started, "0000")
+    gradients, _ = started.gradients()
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_dapo_punishes_what_is_overlong(begun):
+    """Eq. 13 with L_max = 8 and L_cache = 3: 0 up to 5 tokens, −1 at 8."""
+    algorithm = begun("dapo", "algorithm.overlong_buffer=3", "algorithm.sampling_rounds=1").algorithm
+    lengths = torch.tensor([0.0, 1, 4, 5, 6, 7, 8, 9])
+    expected = torch.tensor([0, 0, 0, 0, -1 / 3, -2 / 3, -1, -1])
+    torch.testing.assert_close(algorithm.overlong(lengths), expected)
+    may_end(algorithm)
+    scored = algorithm.sample(0)
+    old = algorithm.experience(scored, 4)
+    counts = old.per_sequence(old.mask.float())
+    assert {True, False} == set((counts > 5).tolist())
+    torch.testing.assert_close(old.scores, scored.scores + algorithm.overlong(counts))
+    groups = old.scores.view(-1, 4).double()
+    expected = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, correction=0, keepdim=True) + 1e-4)
+    first = [row[mask][0] for row, mask in zip(
+        old.packed.split(old.advantages), old.packed.split(old.mask), strict=True)]  # fmt: skip
+    torch.testing.assert_close(torch.stack(first), expected.flatten().float(), rtol=1e-4, atol=1e-5)
+
+
+# Online DPO -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [1, 100_000])
+def test_online_dpo_is_the_papers_on_best_and_worst(begun, budget):
+    started = begun("online_dpo", "algorithm.beta=0.4", f"trainer.microbatch_tokens={budget}")
+    algorithm = started.algorithm
+    move(algorithm.reference.model, 0.05, seed=1)
+    batch = algorithm.collect(0)
+    move(algorithm.policy.model)
+    old = batch.experience
+    with torch.no_grad():
+        ratios = old.per_sequence(algorithm.policy.logprobs(old.packed) - algorithm.reference.logprobs(old.packed))
+    terms, margins = [], []
+    for start in range(0, 16, 4):
+        scores = old.scores[start : start + 4].tolist()
+        best, worst = (start + scores.index(which(scores)) for which in (max, min))
+        margins.append(0.4 * float(ratios[best] - ratios[worst]))
+        terms.append(math.log1p(math.exp(-margins[-1])))
+    (parts,) = algorithm.minibatches(batch)
+    assert len(parts) == (4 if budget == 1 else 1)
+    for part in parts:  # best and worst of a prompt side by side, never cut apart
+        prompts, scores = prompts_of(part.experience), part.experience.scores
+        assert prompts[::2] == prompts[1::2] and bool((scores[::2] > scores[1::2]).all())
+    losses = [algorithm.loss(part) for part in parts]
+    assert sum(float(loss.value.detach()) for loss in losses) == pytest.approx(sum(terms) / 4, rel=1e-4)
+    weights = sum(loss.weight for loss in losses)
+    margin = sum(loss.weight * float(loss.metrics["reward_margin"]) for loss in losses) / weights
+    assert margin == pytest.approx(sum(margins) / 4, rel=1e-3, abs=1e-5)
+
+
+def test_online_dpo_leaves_ties_out(begun):
+    started = begun("online_dpo")
+    scripted(started, "0110")
+    batch = started.algorithm.collect(0)
+    ((part,),) = started.algorithm.minibatches(batch)
+    assert part.groups == 2
+    assert sorted(part.experience.scores.tolist()) == [1000, 1000, 1001, 1001]
+    assert float(started.algorithm.loss(part).value.detach()) == pytest.approx(math.log(2), rel=1e-5)
+    scripted(started, "0000")
+    assert list(started.algorithm.minibatches(started.algorithm.collect(0))) == []
+
+
+def test_a_step_without_any_pair_is_a_step(start, ppo):
+    from rlhf_core.trainer import Trainer
+
+    words = ["algorithm=online_dpo", "algorithm.batch_size=4", "algorithm.steps=2"]
+    started = start(*ppo("llama"), *words)
+    started.run.reward.score = lambda samples: torch.ones(len(samples))
+    trainer = Trainer(started.run, started.algorithm)
+    before = [parameter.clone() for parameter in trainer.module.parameters()]
+    trainer.fit()
+    assert trainer.step == 2
+    assert all(torch.equal(one, other) for one, other in zip(before, trainer.module.parameters(), strict=True))
+
+
+# Best of n ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 5.0])
+def test_best_of_n_imitates_the_best(begun, kl_coef):
+    started = begun("best_of_n", f"algorithm.kl_coef={kl_coef}")
+    algorithm = started.algorithm
+    may_end(algorithm)
+    move(algorithm.reference.model, 0.05)
+    batch = algorithm.collect(0)
+    old = batch.experience
+    worth = (old.scores - kl_coef * old.per_sequence(old.kl)).tolist()
+    best = [max(range(start, start + 4), key=worth.__getitem__) for start in range(0, 16, 4)]
+    ((part,),) = algorithm.minibatches(batch)
+    assert sorted(part.experience.scores.tolist()) == sorted(old.scores[best].tolist())
+    chosen = [old.logprobs[old.packed.sequence == place].sum() for place in best]
+    tokens = sum(int(old.mask[old.packed.sequence == place].sum()) for place in best)
+    assert float(algorithm.loss(part).value.detach()) == pytest.approx(-float(sum(chosen)) / tokens, rel=1e-4)
+
+
+def test_best_of_one_is_the_policy_itself(begun):
+    started = begun("best_of_n", "algorithm.responses=1", "algorithm.batch_size=8")
+    batch = started.algorithm.collect(0)
+    ((part,),) = started.algorithm.minibatches(batch)
+    assert sorted(part.experience.scores.tolist()) == sorted(batch.experience.scores.tolist())
+    seen = []
+    score = started.run.reward.score
+    started.run.reward.score = lambda samples: (seen.append(score(samples)), seen[-1])[1]
+    found = started.algorithm.best_of()
+    assert found == {"best_of_1/reward": pytest.approx(float(seen[0].mean())), "best_of_1/kl": 0.0}
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+NEEDS_TWO = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "online_dpo")
+K1_IN_LOSS = ["algorithm.kl_in=loss", "algorithm.kl_estimator=k1", "algorithm.kl_coef=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        *[(name, ["algorithm.responses=1"], "algorithm.responses: got 1, but ") for name in NEEDS_TWO],
+        ("reinforce_pp", ["algorithm.baseline=group"], "algorithm.responses: got 1, but algorithm.baseline=group needs"),
+        *[(name, K1_IN_LOSS, "algorithm.kl_estimator: k1 in the loss has a gradient of 0") for name in RATIO_ALGORITHMS],
+        *[(name, ["rollout.top_p=0.9"], "rollout.top_p: got 0.9, but training needs 1.0") for name in RATIO_ALGORITHMS],
+        ("rloo", ["algorithm.kl_in=prompt"], "algorithm.kl_in: got 'prompt', expected reward or loss"),
+        ("rloo", ["algorithm.kl_estimator=k4"], "algorithm.kl_estimator: got 'k4', expected k1 or k2 or k3"),
+        ("online_dpo", ["algorithm.kl_in=loss"], "algorithm.kl_in: got 'loss', expected reward"),
+        ("best_of_n", ["algorithm.kl_in=loss"], "algorithm.kl_in: got 'loss', expected reward"),
+        ("reinforce", ["algorithm.baseline=last"], "algorithm.baseline: got 'last', expected moving or batch or none"),
+        ("reinforce_pp", ["algorithm.baseline=last"], "algorithm.baseline: got 'last', expected none or group"),
+        ("ppo", ["algorithm.importance_cap=0"], "algorithm.importance_cap: got 0.0, expected more than 0, or null"),
+        ("gspo", ["algorithm.importance_cap=-1"], "algorithm.importance_cap: got -1.0, expected more than 0, or null"),
+        ("online_dpo", ["algorithm.beta=0"], "algorithm.beta: got 0.0, expected more than 0"),
+        ("dapo", ["algorithm.sampling_rounds=0"], "algorithm.sampling_rounds: got 0, expected at least 1"),
+        ("dapo", ["algorithm.overlong_buffer=-1"], "algorithm.overlong_buffer: got -1, expected at least 0"),
+        ("cispo", ["algorithm.dual_clip=3"], "algorithm.dual_clip: got 3.0, but CISPO clips only weights; set null"),
+    ],
+)  # fmt: skip
+def test_refusals(begun, name, overrides, message):
+    with pytest.raises(UserError) as caught:
+        begun(name, *overrides)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*RATIO_ALGORITHMS, "online_dpo", "best_of_n"])
+def test_a_reward_is_needed(start, ppo, name):
+    words = [word for word in ppo("llama") if not word.startswith("reward")]
+    with pytest.raises(UserError, match="^reward: null, but this algorithm scores what it samples"):
+        start(*words, f"algorithm={name}", "reward=null")
