@@ -90,6 +90,7 @@ class Experience:
         importance: ``[N]`` float32 weights of tokens whose engine computed other log-probs than training does.
         rewards: ``[N]`` float32 rewards of steps on the way, as ``Scored`` has them.
         steps: ``[N]`` bool.
+        cut: ``[B]`` bool, responses that reached the length limit; None: not known.
     """
 
     packed: Packed
@@ -104,6 +105,7 @@ class Experience:
     importance: Tensor | None = None
     rewards: Tensor | None = None
     steps: Tensor | None = None
+    cut: Tensor | None = None
 
     @staticmethod
     def of(scored: Scored, ref_logprobs: Tensor) -> "Experience":
@@ -111,7 +113,7 @@ class Experience:
         zeros = torch.zeros_like(scored.logprobs)
         return Experience(
             scored.packed, scored.mask, scored.logprobs, ref_logprobs * scored.mask, scored.scores, zeros, zeros, zeros,
-            rewards=scored.rewards, steps=scored.steps,
+            rewards=scored.rewards, steps=scored.steps, cut=scored.cut,
         )  # fmt: skip
 
     @property
@@ -135,8 +137,9 @@ class Experience:
             name: None if (values := getattr(self, name)) is None else values[rows]
             for name in (*_ALWAYS, "importance", "rewards", "steps")
         }
-        scores = self.scores[torch.tensor(indices, dtype=torch.long, device=self.mask.device)]
-        return replace(self, packed=packed, scores=scores, **tokens)
+        chosen = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
+        cut = None if self.cut is None else self.cut[chosen]
+        return replace(self, packed=packed, scores=self.scores[chosen], cut=cut, **tokens)
 
     def statistics(self) -> dict[str, float]:
         """KL (nats a response), length (tokens), and how much of the returns the critic explains."""

@@ -230,9 +230,8 @@ class LanguageModel:
 
 
 class WithoutAdapter(LanguageModel):
-    """A LoRA model with its adapters off: the reference costs no second copy."""
+    """A LoRA model with its adapters off, and dropout with them: the reference costs no second copy."""
 
-    def logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
-        """As the parent's, of the model under the adapters."""
-        with cast(Any, self.model).disable_adapter():
-            return super().logprobs(packed, temperature)
+    def _predict(self, packed: Packed, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        with self.evaluating(), cast(Any, self.model).disable_adapter():
+            return super()._predict(packed, temperature, entropy)

@@ -66,9 +66,7 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo and NCCL alike
-        raise UserError(
-            f"torchrun: process {rank()} lost another, whose own message says why it stopped"
-        ) from error
+        raise UserError(f"torchrun: process {rank()} lost another, whose own message says why it stopped") from error
 
 
 def agree(value: object, what: str) -> None:

@@ -24,8 +24,8 @@ from .rankings import Ranked
 class RankingLoss:
     """The mean over rankings of the mean over their pairs of −log σ(s_better − s_worse − margin) + center·(s + s′)².
 
-    ``ties=skip``: tied responses make no pair. ``ties=half``: each counts as won half by either, −½·log σ(d) −
-    ½·log σ(−d), without a margin (a draw, as Rao & Kupper 1967 have it at threshold 0).
+    ``ties=skip``: tied responses make no pair. ``ties=half``: such a pair counts as won half by each,
+    −½·log σ(d) − ½·log σ(−d), without a margin; it is least at d = 0.
     """
 
     margin: str = "none"
@@ -59,14 +59,14 @@ class RankingLoss:
 
     def __call__(self, scores: Tensor, rankings: Sequence[Ranked]) -> tuple[Tensor, Tensor]:
         """Loss (nats) and accuracy of ``[N]`` scores of all responses, ranking after ranking."""
-        margin = self.number
-        ratings = scores.new_tensor([rating for ranking in rankings for rating in ranking.ratings])
+        margin: Tensor | float | None = self.number
+        if self.margin == "ratings":
+            margin = scores.new_tensor([rating for ranking in rankings for rating in ranking.ratings])
         if self.ties == "half":
-            return half_tied(scores, rankings, ratings if self.margin == "ratings" else margin, self.center_coef)
+            return half_tied(scores, rankings, margin, self.center_coef)
         ranks = torch.tensor([rank for ranking in rankings for rank in ranking.ranks], device=scores.device)
         groups = offsets([len(ranking.ranks) for ranking in rankings], scores.device)
-        by = ratings if self.margin == "ratings" else margin
-        return kernels.ranking_loss(scores, groups, ranks, margin=by, center_coef=self.center_coef)
+        return kernels.ranking_loss(scores, groups, ranks, margin=margin, center_coef=self.center_coef)
 
 
 def half_tied(

@@ -42,6 +42,9 @@ class PPO(OnPolicy):
     minibatches_a_pass: int = 2  # optimiser steps a pass
     gamma: float = 1.0  # discount a token
     lam: float = 0.95  # GAE's λ
+    bootstrap: bool = (
+        False  # a response that was cut goes on at the critic's value of where it stopped; false: it ended
+    )
     clip: float = 0.2  # ratio clip, both sides
     clip_high: float | None = None  # the upper side, where it is another (clip-higher, arXiv:2503.14476)
     dual_clip: float | None = None  # c > 1: with A < 0 the objective is at least c·A (arXiv:1912.09729); null: no bound
@@ -78,14 +81,17 @@ class PPO(OnPolicy):
     def advantages(self, old: Experience, group: int) -> Experience:
         """GAE on the score at the end and −β·KL at every token."""
         with torch.no_grad():
-            values = per_token(lambda part: following(self.critic(part)), old.packed, self.run.microbatch_tokens)
+            read = per_token(self.critic, old.packed, self.run.microbatch_tokens)
+        values = following(read) * old.mask  # of the state in which each token was chosen
+        beyond = read[old.packed.cu_seqlens[1:].long() - 1]  # of the state after a sequence's last token
         gae = kernels.shaped_gae(
-            old.scores, values * old.mask, old.packed.cu_seqlens, mask=old.mask, rewards=old.rewards,
+            old.scores, values, old.packed.cu_seqlens, mask=old.mask, rewards=old.rewards,
+            bootstrap=beyond * old.cut if self.bootstrap and old.cut is not None else None,
             logprobs=old.logprobs, ref_logprobs=old.ref_logprobs, gamma=self.gamma, lam=self.lam,
             kl_coef=self.reward_kl, kl_estimator=self.kl_estimator,
         )  # fmt: skip
         moments = (gae.mean, gae.var)
-        return replace(old, values=values * old.mask, advantages=gae.advantages, returns=gae.returns, moments=moments)
+        return replace(old, values=values, advantages=gae.advantages, returns=gae.returns, moments=moments)
 
     def objective(self, logprobs: Tensor, entropy: Tensor, part: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate and the clipped value loss."""

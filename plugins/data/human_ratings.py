@@ -17,6 +17,7 @@ from typing import ClassVar
 from rlhf_core.contracts.data import Demonstration, Message, Prompt, Ranking, Split
 from rlhf_core.errors import UserError, at_least
 from rlhf_core.fetch import fetch
+from rlhf_core.packing import spaced
 
 SDIST = "vaderSentiment==3.3.2"
 SDIST_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -65,11 +66,13 @@ class HumanRatings:
     opening_words: int = 3  # a prompt gives 1…this many opening words
     group_size: int = 9  # most responses a ranking holds (4…9)
     rounds: int = 4  # rankings a training sentence takes part in, each with other neighbours
+    limit: int | None = None  # most rankings for training, evenly spaced; null: all
     path: str | None = None  # the sdist, where it lies already; null fetches it into the cache
 
     def setup(self, seed: int) -> None:
         """Fetch, parse and split the sentences. The split is a property of the data: ``seed`` does not move it."""
         at_least(1, data__opening_words=self.opening_words, data__rounds=self.rounds)
+        at_least(1, data__limit=1 if self.limit is None else self.limit)
         if not 4 <= self.group_size <= 9:
             raise UserError(f"data.group_size: got {self.group_size}, expected 4…9 (responses a ranking)")
         sdist = (
@@ -99,7 +102,8 @@ class HumanRatings:
         """Sentences of one domain with the same first word, else of one domain alone, ordered by their raters."""
         random = Random(f"{split}/{self.group_size}")
         rounds = self.rounds if split == "train" else 1
-        return [self._ranking(*group) for _ in range(rounds) for group in self._groups(split, random)]
+        found = [self._ranking(*group) for _ in range(rounds) for group in self._groups(split, random)]
+        return found if split != "train" or self.limit is None else spaced(found, self.limit)
 
     def _opened(self, sentence: Rated) -> tuple[Prompt, str]:
         """A sentence as prompt and response; how many words open it follows from its key."""

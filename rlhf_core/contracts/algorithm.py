@@ -69,7 +69,7 @@ class Algorithm(Protocol):
         """Restore ``state_dict``."""
 
     def save(self, folder: Path) -> None:
-        """Write the result as a plain transformers checkpoint."""
+        """Write the result as a plain transformers checkpoint; of several processes only the first does."""
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What the stage learned, in one line for people, from its last evaluation."""

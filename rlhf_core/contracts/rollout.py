@@ -41,4 +41,8 @@ class RolloutEngine(Protocol):
     def generate(
         self, model: "LanguageModel", prompts: Sequence[Sequence[int]], generator: "torch.Generator"
     ) -> Rollout:
-        """One response to each prompt, drawn with ``generator`` alone: the same state gives the same responses."""
+        """One response to each prompt, drawn with ``generator`` alone: the same state gives the same responses.
+
+        With several processes each answers a part of the prompts. An engine with ``draws_per_response``, the number of
+        float64 uniform numbers that each response takes from the generator, samples what one process would.
+        """

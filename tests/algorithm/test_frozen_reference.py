@@ -1,5 +1,7 @@
 """CORRECTNESS 2, 10, 24: the reference has no dropout, no adapters, and the policy's dtype and temperature."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -22,15 +24,8 @@ def stage(checkpoints):
     return overrides
 
 
-ADAPTED_FEEDME = pytest.mark.xfail(strict=True, reason="the start under adapters keeps the dropout of training")
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize(
-    ("name", "rank"),
-    [*((name, 0) for name in ALGORITHMS), *((name, 4) for name in ALGORITHMS if name != "feedme"),
-     pytest.param("feedme", 4, marks=ADAPTED_FEEDME)],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "rank"), product(ALGORITHMS, (0, 4)))
 def test_before_training_held_out_answers_are_at_no_kl(start, stage, name, rank, temperature):
     """GPT-2 has dropout, and sft-like algorithms train with it: the start's log-probs are those of the samples."""
     words = [f"policy.lora.rank={rank}", f"rollout.temperature={temperature}"]

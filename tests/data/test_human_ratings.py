@@ -224,3 +224,14 @@ def test_an_archive_without_the_ratings_is_named(tmp_path):
     with pytest.raises(UserError, match=f"no {ARCHIVE}"):
         HumanRatings(path=str(tmp_path / "empty.tar.gz")).setup(0)
     assert os.listdir(tmp_path) == ["empty.tar.gz"]
+
+
+def test_fewer_rankings_are_spread_over_all_and_only_for_training(sdist, data):
+    some = HumanRatings(path=str(sdist), limit=50)
+    some.setup(seed=0)
+    everything = data.rankings("train")
+    assert some.rankings("train") == [everything[place * len(everything) // 50] for place in range(50)]
+    assert some.rankings("test") == data.rankings("test")
+    none = HumanRatings(path=str(sdist), limit=0)
+    with pytest.raises(UserError, match=r"^data.limit: got 0, expected at least 1$"):
+        none.setup(seed=0)
