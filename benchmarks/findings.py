@@ -119,9 +119,7 @@ def over(runs: Runs) -> Iterator[str]:
     for label, name in {"one weak reward model": "over", "the worst of three": "overens"}.items():
         for row in along(runs.evaluations(name)):
             if row["step"] % 16 == 0:
-                rows.append(
-                    [label, str(row["step"]), plain(row["kl"]), plain(row["reward"]), plain(row["judge/sum"])]
-                )
+                rows.append([label, str(row["step"]), plain(row["kl"]), plain(row["reward"]), plain(row["judge/sum"])])
     yield table(["", "step", "KL, nats", "proxy reward", "gold judge"], rows)
     for label, name in {"one": "over", "three": "overens"}.items():
         peaks = {}

@@ -42,9 +42,7 @@ class PPO(OnPolicy):
     minibatches_a_pass: int = 2  # optimiser steps a pass
     gamma: float = 1.0  # discount a token
     lam: float = 0.95  # GAE's λ
-    bootstrap: bool = (
-        False  # a response that was cut goes on at the critic's value of where it stopped; false: it ended
-    )
+    bootstrap: bool = False  # whether a response that was cut goes on, at the critic's value of where it stopped
     clip: float = 0.2  # ratio clip, both sides
     clip_high: float | None = None  # the upper side, where it is another (clip-higher, arXiv:2503.14476)
     dual_clip: float | None = None  # c > 1: with A < 0 the objective is at least c·A (arXiv:1912.09729); null: no bound

@@ -25,7 +25,7 @@ def stage(checkpoints):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize(("name", "rank"), product(ALGORITHMS, (0, 4)))
+@pytest.mark.parametrize(("name", "rank"), list(product(ALGORITHMS, (0, 4))))
 def test_before_training_held_out_answers_are_at_no_kl(start, stage, name, rank, temperature):
     """GPT-2 has dropout, and sft-like algorithms train with it: the start's log-probs are those of the samples."""
     words = [f"policy.lora.rank={rank}", f"rollout.temperature={temperature}"]

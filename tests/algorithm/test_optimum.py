@@ -63,7 +63,7 @@ ONE_WORD = {
     "gspo": (30, GROUPS),
     "cispo": (30, GROUPS),
 }
-"""Steps and options. With the KL in the reward every A is 0 at p*, so what scales A, as a group's std does, keeps p*."""
+"""Steps and options. With the KL in the reward every A is 0 at p*, so what scales A, as a group's std, keeps p*."""
 
 
 @pytest.mark.parametrize("case", ONE_WORD)
@@ -77,7 +77,7 @@ def test_responses_of_one_word(start, small_world, case):
 
 
 NO_STD = "algorithm.scale_by_std=false"
-"""Where the KL is in the loss, A is not 0 at p*: it is β·log π/π_ref that A outweighs, and a group's std shifts that."""
+"""With the KL in the loss A is not 0 at p*: it balances β·log π/π_ref, and what a group's std makes of it does not."""
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
@@ -160,6 +160,5 @@ def test_responses_of_up_to_two_words(start, small_world, name):
     optimum = tilted(reference, torch.cat([FIRST[:1], REWARDS[1:].flatten()]), BETA)
     assert variation(reference, optimum) > 0.3
     model = trained(start, small_world, TwoWords(), name, steps, *words, "rollout.max_new_tokens=2")
-    assert variation(responses(model), optimum) < (
-        0.04 if name == "reinforce_pp" else 0.03
-    )  # one baseline for all tokens
+    noisy = name == "reinforce_pp"  # one baseline for first and second words
+    assert variation(responses(model), optimum) < (0.04 if noisy else 0.03)
