@@ -40,6 +40,7 @@ _TRAIN_EXAMPLES = """examples
 _PIPELINE_EXAMPLES = """examples
   rlhf pipeline                                            the embedded default, a few minutes on two cores
   rlhf pipeline pipeline=smollm2                           a real chat model, with LoRA
+  rlhf pipeline pipeline=iterate rounds=3                  rank fresh answers, learn a reward, improve; again
   rlhf pipeline ppo.algorithm.kl_coef=0.1 sft.seed=3       STAGE.key=value: an override for one stage
   rlhf pipeline ppo.reward=sentiment
   rlhf pipeline -m ppo.algorithm.kl_coef=0.02,0.05,0.1     sweep, one pipeline a value

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import time
 from dataclasses import asdict, dataclass
@@ -39,6 +40,8 @@ class Stage:
 
 def run(composed: Composed[PipelineSettings]) -> None:
     """Run the stages that are not finished, then show what they learned."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # processes would race for the folder of the pipeline
+        raise UserError("rlhf pipeline runs in one process; run the `rlhf train` lines that it prints under torchrun")
     folder = composed.folder
     stages = plan(composed.settings, folder)
     claim(composed)
