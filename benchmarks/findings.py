@@ -16,6 +16,8 @@ ALGORITHMS = (
     "ppo", "reinforce", "rloo", "reinforce_pp", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "online_dpo", "best_of_n",
     "dpo", "ipo", "kto", "orpo", "simpo", "feedme", "feedme_reward",
 )  # fmt: skip
+PPO = "base{seed}/ppo"
+"""That of the default pipeline."""
 Rows = list[dict[str, Any]]
 
 
@@ -26,9 +28,13 @@ class Runs:
         """``folder`` holds NAME-SEED/summary.json."""
         self.folder = folder
 
+    def place(self, name: str, seed: int) -> Path:
+        """The run of a seed: NAME-SEED, or where NAME has a place for it."""
+        return self.folder / (name.format(seed=seed) if "{" in name else f"{name}-{seed}")
+
     def summaries(self, name: str) -> dict[int, dict[str, Any]]:
         """What finished runs learned."""
-        paths = {seed: self.folder / f"{name}-{seed}" / "summary.json" for seed in SEEDS}
+        paths = {seed: self.place(name, seed) / "summary.json" for seed in SEEDS}
         return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
     def metric(self, name: str, metric: str) -> dict[int, float]:
@@ -40,7 +46,7 @@ class Runs:
         """All evaluations of each seed."""
         found: dict[int, Rows] = {}
         for seed in self.summaries(name):
-            lines = (self.folder / f"{name}-{seed}" / "metrics.jsonl").read_text().splitlines()
+            lines = (self.place(name, seed) / "metrics.jsonl").read_text().splitlines()
             found[seed] = [row for row in map(json.loads, lines) if row["phase"] == "eval"]
         return found
 
@@ -73,7 +79,7 @@ def algorithms(runs: Runs) -> Iterator[str]:
     """Every algorithm on the default task."""
     rows = []
     for name in ALGORITHMS:
-        run = f"cmp-{name}"
+        run = PPO if name == "ppo" else f"cmp-{name}"
         found = runs.metric(run, "win_rate")
         least = min(found.values(), default=0.0)
         rows.append([
@@ -153,7 +159,7 @@ def best_of_n(runs: Runs) -> Iterator[str]:
 def at_kl(runs: Runs, metric: str, wanted: Mapping[int, float]) -> dict[int, float]:
     """PPO's metric where its KL passes what is wanted, between evaluations by a straight line."""
     found: dict[int, float] = {}
-    for seed, rows in runs.evaluations("cmp-ppo").items():
+    for seed, rows in runs.evaluations(PPO).items():
         for before, after in pairwise(rows):
             if seed in wanted and before["kl"] <= wanted[seed] <= after["kl"]:
                 share = (wanted[seed] - before["kl"]) / max(after["kl"] - before["kl"], 1e-9)
@@ -224,7 +230,7 @@ def pictures(runs: Runs, out: Path) -> None:
     })  # fmt: skip
     draw("best_of_n", "KL to SFT, nats a response", "lexicon judge", {
         "best of n": (curve(runs), "kl", "judge", "tab:blue"),
-        "PPO": (plain_ppo, "kl", "judge/sentiment", "tab:red"),
+        "PPO": (runs.evaluations(PPO), "kl", "judge/sentiment", "tab:red"),
     })  # fmt: skip
 
 

@@ -51,11 +51,20 @@ for s in $seeds; do
   # (d) Best of n.
   run "bon-$s" train experiment=best_of_64 algorithm.eval_prompts=128 $sft "$quality"
 
-  # (e) A model of 4.5 times the size, pretrained only.
-  run "big$s" train algorithm=lm algorithm.epochs=1.25 policy.hidden=256 policy.layers=6 policy.heads=4 \
-    algorithm.optimizer.lr=2e-3 seed="$s"
+  # (f) One round of fresh rankings, or three of a third each; pretraining and SFT are the base's.
+  for rounds in 1 3; do
+    mkdir -p "$runs/iter$rounds-$s" && cp -rn "$base/pretrain" "$base/sft" "$runs/iter$rounds-$s/"
+    run "iter$rounds-$s" pipeline pipeline=iterate seed="$s" rounds=$rounds reward_model.algorithm.use_data=false \
+      rank.algorithm.prompts=$((1536 / rounds)) ppo.algorithm.steps=$((24 / rounds)) ppo.trainer.eval_every=0 \
+      ppo.trainer.checkpoint_every=0
+    cp "$runs/iter$rounds-$s/ppo_$rounds/summary.json" "$runs/iter$rounds-$s/ppo_$rounds/metrics.jsonl" "$runs/iter$rounds-$s/"
+  done
+
+  # (e) A model of 4.5 times the size, pretrained only, the same one for all seeds.
+  run big train algorithm=lm algorithm.epochs=1.25 policy.hidden=256 policy.layers=6 policy.heads=4 \
+    algorithm.optimizer.lr=2e-3
   for stage in pretrain sft ppo; do
-    run "bigger-$stage-$s" train experiment=bigger evaluator.win_rate.against="$runs/big$s/result" seed="$s" \
+    run "bigger-$stage-$s" train experiment=bigger evaluator.win_rate.against="$runs/big/result" seed="$s" \
       policy.path="$base/$stage/result"
   done
 done

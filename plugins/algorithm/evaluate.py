@@ -1,21 +1,21 @@
 """No training: a policy's answers to held-out prompts, and what the evaluators say of them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
-from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.experience import Experience, Scored
 from rlhf_core.held_out import HeldOut
 from rlhf_core.optimizer import AdamW
 from rlhf_core.run import Run
 
+from .untrained import Untrained
+
 
 @dataclass
-class Evaluate:
+class Evaluate(Untrained):
     """Answers to held-out prompts, scored by the run's reward where it has one, and measured by its evaluators.
 
     ``evaluator=[win_rate] evaluator.win_rate.against=CHECKPOINT`` sets another model's answers beside them.
@@ -26,8 +26,6 @@ class Evaluate:
     eval_prompts: int = 256  # held-out prompts answered
     eval_split: str = "test"  # where they come from: train, validation or test
     optimizer: AdamW = field(default_factory=AdamW)  # unused: nothing is trained
-
-    total_steps: ClassVar[int] = 0
 
     def setup(self, run: Run) -> nn.Module:
         """The policy and its answers."""
@@ -40,33 +38,10 @@ class Evaluate:
         """What is evaluated."""
         return f"{len(self.held_out.prompts)} held-out prompts, no training"
 
-    def collect(self, step: int) -> Any:
-        """There are no steps."""
-        raise AssertionError("an evaluation has no steps")
-
-    def minibatches(self, batch: Any) -> Iterable[list[Any]]:
-        """There are no steps."""
-        return []
-
-    def loss(self, microbatch: Any) -> Loss:
-        """There are no steps."""
-        raise AssertionError("an evaluation has no loss")
-
-    def metrics(self, batch: Any) -> dict[str, float]:
-        """There are no steps."""
-        return {}
-
     def evaluate(self, step: int) -> dict[str, float]:
         """What is measured; the KL to itself is left out."""
         found = self.held_out.evaluate(step, observe)
         return {name: value for name, value in found.items() if name not in ("kl", "length_ratio")}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
     def save(self, folder: Path) -> None:
         """The policy as it came."""
