@@ -1,5 +1,6 @@
-"""A world of eight words in which what a policy should learn is known in closed form."""
+"""What tests of algorithms share: a world of eight words whose optimum is known, stages, ways to change models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,45 @@ def small_world(new_model: Any, tmp_path: Path) -> SmallWorld:
     words.save_pretrained(tmp_path / "words")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "ask"}\n' * 512)
     return SmallWorld(tmp_path)
+
+
+ONE_A_PROMPT = ("ppo", "reinforce", "reinforce_pp")
+
+
+@pytest.fixture
+def begun(start: Any, ppo: Any) -> Callable[..., Any]:
+    """A stage with responses in groups of 4 where there are groups, a whole rollout as one microbatch."""
+
+    def make(name: str, *overrides: str, kind: str = "llama") -> Any:
+        sizes = (8, 1) if name in ONE_A_PROMPT else (4, 4)
+        words = [f"algorithm.batch_size={sizes[0]}", f"algorithm.responses={sizes[1]}"]
+        words += ["algorithm.minibatches_a_pass=1", "trainer.microbatch_tokens=100000"]
+        return start(*ppo(kind), f"algorithm={name}", *words, *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def move() -> Callable[..., None]:
+    """Change a model's parameters by noise."""
+
+    def move(model: torch.nn.Module, size: float = 0.02, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += size * torch.randn(parameter.shape, generator=generator)
+
+    return move
+
+
+@pytest.fixture(scope="session")
+def may_end() -> Callable[[Any], None]:
+    """Make an algorithm's policy end about every fourth time, so that responses have different lengths."""
+
+    def may_end(algorithm: Any) -> None:
+        head = algorithm.policy.model.get_output_embeddings()
+        bias = torch.zeros(len(head.weight))
+        bias[algorithm.policy.end] = 4.5
+        head.bias = torch.nn.Parameter(bias)
+
+    return may_end

@@ -75,7 +75,7 @@ KL_AND_WEIGHTS = {
         if option != "loss" or name not in ("online_dpo", "best_of_n")  # whose KL is in the reward alone
     ],
 )
-def test_policy_gradients_in_one_piece_or_many(start, ppo, name, option):
+def test_policy_gradients_in_one_piece_or_many(start, ppo, move, may_end, name, option):
     """Responses of many lengths; a policy that has moved since it sampled, and from its reference."""
     sizes = {"online_dpo": (8, 4), "best_of_n": (8, 4)}.get(name, (4, 4))
     sizes = (8, 1) if name in ("ppo", "reinforce", "reinforce_pp") else sizes
@@ -85,13 +85,10 @@ def test_policy_gradients_in_one_piece_or_many(start, ppo, name, option):
     def gradients(budget):
         started = start(*ppo("llama"), *words, f"trainer.microbatch_tokens={budget}")
         policy, reference = started.algorithm.policy, started.algorithm.reference
-        head = policy.model.get_output_embeddings()
-        bias = torch.zeros(len(head.weight))
-        bias[policy.end] = 4.5
-        head.bias = torch.nn.Parameter(bias)
-        moved(reference.model, 1)
+        may_end(started.algorithm)
+        move(reference.model, seed=1)
         batch = started.algorithm.collect(1)
-        moved(policy.model, 2)
+        move(policy.model, seed=2)
         started.algorithm.collect = lambda step: batch
         pieces = next(iter(started.algorithm.minibatches(batch)))
         assert len(set(batch.experience.per_sequence(batch.experience.mask.float()).tolist())) > 1
@@ -106,11 +103,3 @@ def test_policy_gradients_in_one_piece_or_many(start, ppo, name, option):
             scale = float(gradient.abs().max())
             torch.testing.assert_close(found[key], gradient, rtol=0, atol=2e-5 * scale + 1e-8, msg=key)
         assert others == pytest.approx(metrics, rel=1e-4, abs=2e-5)
-
-
-def moved(model, seed):
-    """A model's parameters, changed by noise."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)

@@ -6,44 +6,9 @@ import pytest
 import torch
 
 from rlhf_core.errors import UserError
-from rlhf_core.trainer import Trainer
 
-GROUPED = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo")
-SINGLE = ("ppo", "reinforce", "reinforce_pp")
-RATIO_ALGORITHMS = (*SINGLE, *GROUPED)
+RATIO_ALGORITHMS = ("ppo", "reinforce", "reinforce_pp", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo")
 LONGEST = 8
-
-
-@pytest.fixture
-def begun(start, ppo):
-    """A stage with 16 responses a rollout, in groups of 4 where there are groups; one microbatch."""
-
-    def make(name, *overrides, kind="llama"):
-        sizes = (8, 1) if name in SINGLE else (4, 4)
-        words = [f"algorithm.batch_size={sizes[0]}", f"algorithm.responses={sizes[1]}"]
-        words += ["algorithm.minibatches_a_pass=1", "trainer.microbatch_tokens=100000"]
-        return start(*ppo(kind), f"algorithm={name}", *words, *overrides)
-
-    return make
-
-
-def move(model, size=0.02, seed=0):
-    """Change a model's parameters by noise."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator)
-
-
-def may_end(algorithm):
-    """Make the end token likelier, so that responses have different lengths."""
-    head = algorithm.policy.model.get_output_embeddings()
-    bias = torch.zeros(len(head.weight))
-    bias[algorithm.policy.end] = 4.5
-    head.bias = torch.nn.Parameter(bias)
-
-
-# Where it starts ------------------------------------------------------------------------------------------------------
 
 
 def assert_ratio_is_one(started):
@@ -85,9 +50,6 @@ def test_a_constant_reward_without_kl_moves_nothing(begun, name):
     policy = {key: gradient for key, gradient in gradients.items() if not key.startswith("critic.")}
     assert policy and max(float(gradient.abs().max()) for gradient in policy.values()) < 1e-6
     assert float(metrics["policy_loss"]) == pytest.approx(0, abs=1e-6)
-
-
-# The paper's equation -------------------------------------------------------------------------------------------------
 
 
 def clipped(low, high, dual=None):
@@ -161,7 +123,7 @@ def in_loops(case, old, new, beta):
 @pytest.mark.parametrize("place", ["reward", "loss"])
 @pytest.mark.parametrize("cap", [None, 1.1])
 @pytest.mark.parametrize("case", PAPERS)
-def test_the_loss_is_the_papers(begun, case, cap, place):
+def test_the_loss_is_the_papers(begun, case, cap, place, move, may_end):
     """Of a policy that has moved from the one that sampled, and that from its reference; responses of all lengths."""
     beta = 0.3
     words = [f"algorithm.{word}" for word in PAPERS[case][0]]
@@ -192,9 +154,6 @@ def test_the_loss_is_the_papers(begun, case, cap, place):
     if not case.startswith("ppo"):  # which has a critic's loss too
         expected = policy_loss + (kl if place == "loss" else 0)
         assert float(loss.value.detach()) == pytest.approx(expected, rel=2e-4, abs=2e-5)
-
-
-# The rollout's log-probs ----------------------------------------------------------------------------------------------
 
 
 def off(started, size=0.3):
@@ -237,10 +196,7 @@ def test_without_a_cap_the_engines_log_probs_are_the_old_ones(begun):
         assert_ratio_is_one(started)
 
 
-# Baselines that remember ----------------------------------------------------------------------------------------------
-
-
-def test_the_moving_baseline_is_the_mean_of_all_rewards_before(begun):
+def test_the_moving_baseline_is_the_mean_of_all_rewards_before(begun, move):
     started = begun("reinforce", "algorithm.kl_coef=0.2")
     algorithm, seen = started.algorithm, []
     move(algorithm.reference.model, 0.05)
@@ -260,170 +216,6 @@ def test_the_moving_baseline_is_the_mean_of_all_rewards_before(begun):
         assert math.isfinite(evaluated["kl"])
         state = algorithm.state_dict()
         assert state == {"kl_coef": 0.2, "seen": len(seen), "mean": pytest.approx(sum(seen) / len(seen), abs=1e-4)}
-
-
-# DAPO -----------------------------------------------------------------------------------------------------------------
-
-
-def scripted(started, *rounds):
-    """Scores of each group by the round: one digit a group, 0 for all alike; returns the calls' prompts."""
-    asked = []
-
-    def score(samples):
-        row = rounds[min(len(asked), len(rounds) - 1)]
-        asked.append([tuple(ids) for ids in samples.prompt_ids])
-        size = len(samples) // len(row)
-        return torch.tensor([1000 * len(asked) + float(flag) * (place % 2) for flag in row for place in range(size)])
-
-    started.run.reward.score = score
-    return asked
-
-
-def prompts_of(experience):
-    return [
-        tuple(row[~mask].tolist())
-        for row, mask in zip(
-            experience.packed.split(experience.packed.tokens), experience.packed.split(experience.mask), strict=True
-        )
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rounds", "calls", "kept", "flat"),
-    [
-        (["1111"], 1, [(0, 0), (0, 1), (0, 2), (0, 3)], 0),
-        (["1010", "0111"], 2, [(0, 0), (0, 2), (1, 1), (1, 2)], 0),
-        (["0000", "0100", "1011"], 3, [(1, 1), (2, 0), (2, 2), (2, 3)], 0),
-        (["0100", "0000", "0001"], 3, [(0, 1), (2, 3), (2, 0), (2, 1)], 0.5),  # what is missing stays flat
-        (["0000"], 3, [(2, 0), (2, 1), (2, 2), (2, 3)], 1),
-    ],
-)
-def test_dapo_samples_anew_what_teaches_nothing(begun, rounds, calls, kept, flat):
-    started = begun("dapo", "algorithm.sampling_rounds=3", "algorithm.overlong_buffer=0")
-    asked = scripted(started, *rounds)
-    batch = started.algorithm.collect(5)
-    assert len(asked) == calls
-    assert prompts_of(batch.experience) == [asked[number][4 * group] for number, group in kept for _ in range(4)]
-    assert batch.experience.scores.tolist() == [
-        1000 * (number + 1) + float(rounds[min(number, len(rounds) - 1)][group]) * (place % 2)
-        for number, group in kept for place in range(4)
-    ]  # fmt: skip
-    assert batch.metrics["flat_groups"] == flat
-    assert len({prompt for call in asked for prompt in call}) == 4 * calls  # new prompts each time
-    for part in next(iter(started.algorithm.minibatches(batch))):
-        assert torch.isfinite(started.algorithm.loss(part).value)
-
-
-def test_dapo_without_any_difference_does_nothing(begun):
-    started = begun("dapo", "algorithm.sampling_rounds=2", "algorithm.overlong_buffer=0")
-    scripted(started, "0000")
-    gradients, _ = started.gradients()
-    assert not any(gradient.any() for gradient in gradients.values())
-
-
-def test_dapo_punishes_what_is_overlong(begun):
-    """Eq. 13 with L_max = 8 and L_cache = 3: 0 up to 5 tokens, −1 at 8."""
-    algorithm = begun("dapo", "algorithm.overlong_buffer=3", "algorithm.sampling_rounds=1").algorithm
-    lengths = torch.tensor([0.0, 1, 4, 5, 6, 7, 8, 9])
-    expected = torch.tensor([0, 0, 0, 0, -1 / 3, -2 / 3, -1, -1])
-    torch.testing.assert_close(algorithm.overlong(lengths), expected)
-    may_end(algorithm)
-    scored = algorithm.sample(0)
-    old = algorithm.experience(scored, 4)
-    counts = old.per_sequence(old.mask.float())
-    assert {True, False} == set((counts > 5).tolist())
-    torch.testing.assert_close(old.scores, scored.scores + algorithm.overlong(counts))
-    groups = old.scores.view(-1, 4).double()
-    expected = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, correction=0, keepdim=True) + 1e-4)
-    first = [row[mask][0] for row, mask in zip(
-        old.packed.split(old.advantages), old.packed.split(old.mask), strict=True)]  # fmt: skip
-    torch.testing.assert_close(torch.stack(first), expected.flatten().float(), rtol=1e-4, atol=1e-5)
-
-
-# Online DPO -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("budget", [1, 100_000])
-def test_online_dpo_is_the_papers_on_best_and_worst(begun, budget):
-    started = begun("online_dpo", "algorithm.beta=0.4", f"trainer.microbatch_tokens={budget}")
-    algorithm = started.algorithm
-    move(algorithm.reference.model, 0.05, seed=1)
-    batch = algorithm.collect(0)
-    move(algorithm.policy.model)
-    old = batch.experience
-    with torch.no_grad():
-        ratios = old.per_sequence(algorithm.policy.logprobs(old.packed) - algorithm.reference.logprobs(old.packed))
-    terms, margins = [], []
-    for start in range(0, 16, 4):
-        scores = old.scores[start : start + 4].tolist()
-        best, worst = (start + scores.index(which(scores)) for which in (max, min))
-        margins.append(0.4 * float(ratios[best] - ratios[worst]))
-        terms.append(math.log1p(math.exp(-margins[-1])))
-    (parts,) = algorithm.minibatches(batch)
-    assert len(parts) == (4 if budget == 1 else 1)
-    for part in parts:  # best and worst of a prompt side by side, never cut apart
-        prompts, scores = prompts_of(part.experience), part.experience.scores
-        assert prompts[::2] == prompts[1::2] and bool((scores[::2] > scores[1::2]).all())
-    losses = [algorithm.loss(part) for part in parts]
-    assert sum(float(loss.value.detach()) for loss in losses) == pytest.approx(sum(terms) / 4, rel=1e-4)
-    weights = sum(loss.weight for loss in losses)
-    margin = sum(loss.weight * float(loss.metrics["reward_margin"]) for loss in losses) / weights
-    assert margin == pytest.approx(sum(margins) / 4, rel=1e-3, abs=1e-5)
-
-
-def test_online_dpo_leaves_ties_out(begun):
-    started = begun("online_dpo")
-    scripted(started, "0110")
-    batch = started.algorithm.collect(0)
-    ((part,),) = started.algorithm.minibatches(batch)
-    assert part.groups == 2
-    assert sorted(part.experience.scores.tolist()) == [1000, 1000, 1001, 1001]
-    assert float(started.algorithm.loss(part).value.detach()) == pytest.approx(math.log(2), rel=1e-5)
-    scripted(started, "0000")
-    assert list(started.algorithm.minibatches(started.algorithm.collect(0))) == []
-
-
-def test_a_step_without_any_pair_is_a_step(start, ppo):
-    words = ["algorithm=online_dpo", "algorithm.batch_size=4", "algorithm.steps=2"]
-    started = start(*ppo("llama"), *words)
-    started.run.reward.score = lambda samples: torch.ones(len(samples))
-    trainer = Trainer(started.run, started.algorithm)
-    before = [parameter.clone() for parameter in trainer.module.parameters()]
-    trainer.fit()
-    assert trainer.step == 2
-    assert all(torch.equal(one, other) for one, other in zip(before, trainer.module.parameters(), strict=True))
-
-
-# Best of n ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kl_coef", [0.0, 5.0])
-def test_best_of_n_imitates_the_best(begun, kl_coef):
-    started = begun("best_of_n", f"algorithm.kl_coef={kl_coef}")
-    algorithm = started.algorithm
-    may_end(algorithm)
-    move(algorithm.reference.model, 0.05)
-    batch = algorithm.collect(0)
-    old = batch.experience
-    worth = (old.scores - kl_coef * old.per_sequence(old.kl)).tolist()
-    best = [max(range(start, start + 4), key=worth.__getitem__) for start in range(0, 16, 4)]
-    ((part,),) = algorithm.minibatches(batch)
-    assert sorted(part.experience.scores.tolist()) == sorted(old.scores[best].tolist())
-    chosen = [old.logprobs[old.packed.sequence == place].sum() for place in best]
-    tokens = sum(int(old.mask[old.packed.sequence == place].sum()) for place in best)
-    assert float(algorithm.loss(part).value.detach()) == pytest.approx(-float(sum(chosen)) / tokens, rel=1e-4)
-
-
-def test_best_of_one_is_the_policy_itself(begun):
-    started = begun("best_of_n", "algorithm.responses=1", "algorithm.batch_size=8")
-    batch = started.algorithm.collect(0)
-    ((part,),) = started.algorithm.minibatches(batch)
-    assert sorted(part.experience.scores.tolist()) == sorted(batch.experience.scores.tolist())
-    seen = []
-    score = started.run.reward.score
-    started.run.reward.score = lambda samples: (seen.append(score(samples)), seen[-1])[1]
-    found = started.algorithm.best_of()
-    assert found == {"best_of_1/reward": pytest.approx(float(seen[0].mean())), "best_of_1/kl": 0.0}
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
