@@ -22,6 +22,12 @@ def group_advantages(scores: Tensor, group: int, *, scale_by_std: bool = True) -
     return centred.flatten()
 
 
+def flat_groups(scores: Tensor, group: int) -> Tensor:
+    """``[B/G]`` bool, the groups whose scores are all alike: nothing in them is better than the rest."""
+    groups = scores.view(-1, group)
+    return groups.amax(1) == groups.amin(1)
+
+
 def leave_one_out(scores: Tensor, group: int) -> Tensor:
     """``[B]`` scores less the mean of the group's others; 0 in a group of one.
 

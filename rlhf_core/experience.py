@@ -15,7 +15,7 @@ from .contracts.data import Prompt
 from .contracts.reward import Samples
 from .contracts.rollout import Rollout
 from .language_model import LanguageModel
-from .packing import within
+from .packing import per_token, within
 from .sampling import answered
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ class Scored:
         """The responses at ``indices``, in that order."""
         rows, packed = self.packed.select(indices)
         chosen = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
-        tokens: dict[str, Any] = {
-            name: None if (values := getattr(self, name)) is None else values[rows]
-            for name in ("mask", "logprobs", "rewards", "steps")
-        }
+        tokens = taken(self, ("mask", "logprobs", "rewards", "steps"), rows)
         parts = {name: part[chosen.to(part.device)] for name, part in self.parts.items()}
         samples, scores, cut = self.samples.select(indices), self.scores[chosen], self.cut[chosen]
         return replace(self, samples=samples, packed=packed, scores=scores, cut=cut, parts=parts, **tokens)
@@ -133,10 +130,18 @@ class Experience:
     def select(self, indices: Sequence[int]) -> "Experience":
         """The sequences at ``indices``, in that order."""
         rows, packed = self.packed.select(indices)
-        tokens: dict[str, Any] = {
-            name: None if (values := getattr(self, name)) is None else values[rows]
-            for name in (*_ALWAYS, "importance", "rewards", "steps")
-        }
+        names = (
+            "mask",
+            "logprobs",
+            "ref_logprobs",
+            "values",
+            "advantages",
+            "returns",
+            "importance",
+            "rewards",
+            "steps",
+        )
+        tokens = taken(self, names, rows)
         chosen = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
         cut = None if self.cut is None else self.cut[chosen]
         return replace(self, packed=packed, scores=self.scores[chosen], cut=cut, **tokens)
@@ -156,7 +161,9 @@ class Experience:
         return found
 
 
-_ALWAYS = ("mask", "logprobs", "ref_logprobs", "values", "advantages", "returns")
+def taken(owner: object, names: Sequence[str], rows: Tensor) -> dict[str, Any]:
+    """The ``[N]`` tensors of these names at ``rows``; None where there is none."""
+    return {name: None if (values := getattr(owner, name)) is None else values[rows] for name in names}
 
 
 def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt], generator: torch.Generator) -> Scored:
@@ -167,6 +174,14 @@ def sample_and_score(run: "Run", model: LanguageModel, prompts: Sequence[Prompt]
     rewards, steps = pack_steps(found.steps, packed, found.samples)
     scores = found.scores.to(run.device)
     return Scored(found.samples, packed, mask, logprobs, scores, cut, found.parts, rewards, steps)
+
+
+def logprobs_of(run: "Run", model: LanguageModel, scored: Scored) -> Tensor:
+    """``[N]`` log-probs under ``model`` of what was sampled, at its temperature, without gradient; 0 elsewhere."""
+    temperature = run.rollout.temperature
+    with torch.no_grad():
+        found = per_token(lambda part: model.logprobs(part, temperature), scored.packed, run.microbatch_tokens)
+    return found * scored.mask
 
 
 def joined(parts: Sequence[Scored]) -> Scored:

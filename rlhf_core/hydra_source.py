@@ -89,8 +89,9 @@ def register() -> None:
     """Make Hydra know the source, the search path and our resolvers; harmless when repeated."""
     Plugins.instance().register(PluginSource)
     Plugins.instance().register(PluginSearchPath)
-    # ${stage:x} is for the pipeline, which knows the folders only later: OmegaConf leaves it as it is
+    # ${stage:x} and ${stages:x} are for the pipeline, which knows folders only later: OmegaConf leaves them as they are
     OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)
+    OmegaConf.register_new_resolver("stages", lambda name: f"${{stages:{name}}}", replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
 
 

@@ -8,18 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .contracts.algorithm import Loss
-from .errors import UserError, at_least
-from .experience import Experience, Microbatch, Scored, minibatches, sample_and_score
+from .errors import UserError, at_least, one_of
+from .experience import Experience, Microbatch, Scored, logprobs_of, minibatches, sample_and_score
 from .held_out import HeldOut
 from .kernels.kl import ESTIMATORS
 from .kl_controller import KLController
-from .language_model import LanguageModel
 from .optimizer import AdamW
-from .packing import Order, per_token
+from .packing import Order
 from .run import Run
 
 
@@ -40,6 +38,8 @@ class OnPolicy:
     """metrics of ``objective`` that are shares of the minibatch's; others are means over the microbatch's tokens"""
     kl_places: ClassVar[tuple[str, ...]] = ("reward", "loss")
     """where ``kl_in`` may be"""
+    grouped: ClassVar[bool] = False
+    """whether responses are compared with the others to their prompt, which takes two"""
 
     steps: int = 40  # rollouts
     batch_size: int = 16  # prompts a rollout
@@ -113,23 +113,16 @@ class OnPolicy:
 
     def experience(self, scored: Scored, group: int = 1) -> Experience:
         """Sampled responses beside the reference, their scores shaped, with advantages."""
-        reference = self.logprobs(self.reference, scored)
+        reference = logprobs_of(self.run, self.reference, scored)
         scores = scored.scores - self.missing_eos_penalty * scored.cut
         if self.score_clip is not None:
             scores = scores.clamp(-self.score_clip, self.score_clip)
         old = replace(Experience.of(scored, reference), scores=scores)
         if self.importance_cap is not None:  # what trains has other log-probs than what sampled (arXiv:2505.24034)
-            trained = self.logprobs(self.policy, scored)
+            trained = logprobs_of(self.run, self.policy, scored)
             weights = (trained - scored.logprobs).exp().clamp(max=self.importance_cap) * scored.mask
             old = replace(old, logprobs=trained, importance=weights)
         return self.advantages(old, group)
-
-    def logprobs(self, model: LanguageModel, scored: Scored) -> Tensor:
-        """``[N]`` log-probs of what was sampled, without gradient; 0 elsewhere."""
-        temperature = self.run.rollout.temperature
-        with torch.no_grad():
-            found = per_token(lambda part: model.logprobs(part, temperature), scored.packed, self.run.microbatch_tokens)
-        return found * scored.mask
 
     @property
     def reward_kl(self) -> float:
@@ -197,10 +190,26 @@ class OnPolicy:
         return self.held_out.headline(metrics)
 
 
+@dataclass
+class Clipped(OnPolicy):
+    """An algorithm whose ratio ρ = π/π_old is clipped."""
+
+    clip: float = 0.2  # ratio clip ε, both sides
+    clip_high: float | None = None  # the upper side, where it is another (clip-higher, arXiv:2503.14476)
+    dual_clip: float | None = None  # c > 1: with A < 0 the objective is at least c·A (arXiv:1912.09729); null: no bound
+
+    def ratios(self) -> dict[str, Any]:
+        """How ρ is bounded, as the losses of ``rlhf_core.kernels`` take it."""
+        upper = self.clip if self.clip_high is None else self.clip_high
+        return {"clip_low": self.clip, "clip_high": upper, "dual_clip": self.dual_clip}
+
+
 def check(algorithm: OnPolicy, run: Run) -> None:
     """Refuse what would train on something else than was sampled, and numbers that do not go together."""
     for name in ("steps", "batch_size", "responses", "epochs", "minibatches_a_pass"):
         at_least(1, **{f"algorithm__{name}": getattr(algorithm, name)})
+    if algorithm.grouped and algorithm.responses == 1:
+        raise UserError("algorithm.responses: got 1, but a group needs at least 2 to be compared")
     _ = run.reward  # says so where there is none
     if run.rollout.top_p != 1.0:
         raise UserError(
@@ -221,9 +230,3 @@ def check(algorithm: OnPolicy, run: Run) -> None:
         )
     if algorithm.importance_cap is not None and algorithm.importance_cap <= 0:
         raise UserError(f"algorithm.importance_cap: got {algorithm.importance_cap}, expected more than 0, or null")
-
-
-def one_of(key: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse a word that is none of ``choices``."""
-    if value not in choices:
-        raise UserError(f"{key}: got {value!r}, expected {' or '.join(choices)}")

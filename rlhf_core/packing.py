@@ -30,6 +30,10 @@ class Order:
         """Whole batches in an epoch; what is left over comes up in another epoch's permutation."""
         return self.count // self.batch_size
 
+    def steps(self, epochs: float) -> int:
+        """Batches of so many passes over the examples; one at least."""
+        return max(1, round(epochs * self.count / self.batch_size))
+
     def batch(self, step: int) -> list[int]:
         """The examples of batch ``step`` (0-based)."""
         epoch, place = divmod(step, self.steps_per_epoch)

@@ -72,10 +72,15 @@ def answered(run: "Run", model: LanguageModel, prompts: Sequence[Prompt], genera
     return replace(whole, samples=replace(whole.samples, tokenizer=model.tokenizer))
 
 
+def samples_of(model: LanguageModel, prompts: Sequence[Prompt], rollout: Rollout) -> Samples:
+    """What was asked and answered, as text too."""
+    texts = [decode(model.tokenizer, response) for response in rollout.responses]
+    return Samples(prompts, texts, rollout.prompts, rollout.responses, rollout.stops, model.tokenizer)
+
+
 def scored(run: "Run", model: LanguageModel, prompts: Sequence[Prompt], rollout: Rollout) -> Answers:
     """Responses and what the reward says of them."""
-    texts = [decode(model.tokenizer, response) for response in rollout.responses]
-    samples = Samples(prompts, texts, rollout.prompts, rollout.responses, rollout.stops, model.tokenizer)
+    samples = samples_of(model, prompts, rollout)
     reward = run.settings.reward
     if reward is None:
         return Answers(samples, rollout, torch.zeros(len(prompts)), {}, None)

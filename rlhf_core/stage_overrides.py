@@ -11,7 +11,6 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
 
 from rlhf_core.errors import UserError
 from rlhf_core.plugins import KINDS, SEVERAL, did_you_mean
@@ -21,9 +20,6 @@ from rlhf_core.settings import PipelineSettings
 _STORE = "stage_overrides"
 _ROOTS = (*PipelineSettings.__dataclass_fields__, "pipeline", "hydra")
 _SIGN = re.compile(r"\+\+|\+|~|")
-
-# Which folders ${stages:x} stands for, the pipeline knows only later: OmegaConf leaves it as it is.
-OmegaConf.register_new_resolver("stages", lambda name: f"${{stages:{name}}}", replace=True)
 
 
 def pack(overrides: Sequence[str], multirun: bool) -> list[str]:

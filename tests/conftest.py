@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice, product
@@ -151,6 +152,15 @@ class Started:
         found = {name: p.grad.clone() for name, p in self.module.named_parameters() if p.grad is not None}
         return found, averages.result()
 
+    def equals(self, gradients: dict[str, torch.Tensor], metrics: dict[str, float], step: int = 1) -> None:
+        """Check that gradients and metrics are those of another cut of the same batch, but for rounding."""
+        mine, found = self.gradients(step=step)
+        assert gradients.keys() == mine.keys()
+        for name, gradient in gradients.items():
+            scale = float(gradient.abs().max())
+            torch.testing.assert_close(mine[name], gradient, rtol=0, atol=1e-5 * scale + 1e-8, msg=name)
+        assert found == pytest.approx(metrics, rel=1e-4, abs=2e-5)
+
 
 @pytest.fixture
 def start(data: list[str], tmp_path: Path) -> Callable[..., Started]:
@@ -196,11 +206,29 @@ def grpo(ppo: Callable[..., list[str]]) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def rlhf() -> Callable[..., SimpleNamespace]:
-    """Run ``rlhf`` in a folder, in a process of its own; ``before`` is Python source that runs there first."""
+    """Run ``rlhf`` in a folder, in a process of its own; ``before`` is Python source that runs there first.
+
+    It may call ``kill_when`` (see ``DRIVER``).
+    """
     return lambda folder, *words, before="": in_process(folder, words, before)
 
 
-DRIVER = """
+@pytest.fixture(scope="session")
+def installed() -> Callable[..., None]:
+    """Put a module into a folder as an installed distribution has it: with the entry point that pyproject.toml says."""
+
+    def installed(folder: Path, kind: str, name: str, module: str, registration: str) -> None:
+        (folder / f"{name}.py").write_text(module)
+        group, entry = re.search(rf'"(rlhf\.{kind})"\]\n(\w+ = ".+")', registration).groups()
+        info = folder / f"{name}-0.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n" + entry.replace('"', "") + "\n")
+
+    return installed
+
+
+DRIVER = '''
 import os, sys
 sys.stdout.flush(), sys.stderr.flush()
 for number, path in ((1, {out!r}), (2, {err!r})):
@@ -208,12 +236,24 @@ for number, path in ((1, {out!r}), (2, {err!r})):
 os.chdir({folder!r})
 import torch
 torch.set_num_threads(1)
+
+def kill_when(condition):
+    """Die once a row of metrics.jsonl is written of which, and of the name of whose folder, this is true."""
+    import signal
+    from rlhf_core.jsonl import JsonLines
+    append = JsonLines.append
+    def dying(self, row):
+        append(self, row)
+        if self.path.name == "metrics.jsonl" and condition(row, self.path.parent.name):
+            os.kill(os.getpid(), signal.SIGKILL)
+    JsonLines.append = dying
+
 {before}
 from rlhf_core.cli import main
 code = main({words!r})
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(code)
-"""
+'''
 
 
 def in_process(folder: Path, words: tuple[str, ...], before: str) -> SimpleNamespace:

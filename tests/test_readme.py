@@ -42,15 +42,10 @@ def test_a_command_composes(command):
     assert shown.returncode == 0, shown.stderr
 
 
-def test_the_plugin_of_the_readme_is_chosen_typed_and_scores(tmp_path):
+def test_the_plugin_of_the_readme_is_chosen_typed_and_scores(tmp_path, installed):
     (module,) = blocks("python")
     (registration,) = blocks("toml")
-    (tmp_path / "my_reward.py").write_text(module)
-    group, entry = re.search(r'"(rlhf\.reward)"\]\n(\w+ = ".+")', registration).groups()
-    info = tmp_path / "my_reward-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-reward\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + entry.replace('"', "") + "\n")
+    installed(tmp_path, "reward", "my_reward", module, registration)
     chosen = ["train", "reward=brevity", "reward.target=12", "--cfg", "job", "-p", "reward"]
     assert "target: 12" in rlhf(*chosen, PYTHONPATH=str(tmp_path)).stdout
     chosen[2] = "reward.target=twelve"

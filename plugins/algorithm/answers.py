@@ -2,14 +2,11 @@
 
 import logging
 
-import torch
-
 from rlhf_core.contracts.data import split_named
 from rlhf_core.errors import UserError
-from rlhf_core.experience import Experience, Scored
+from rlhf_core.experience import Experience, Scored, logprobs_of
 from rlhf_core.held_out import HeldOut
 from rlhf_core.language_model import LanguageModel
-from rlhf_core.packing import per_token
 from rlhf_core.run import Run
 
 log = logging.getLogger("rlhf")
@@ -43,10 +40,7 @@ class Answers:
 
     def observe(self, scored: Scored) -> Experience:
         """Sampled responses beside the start's log-probs of them."""
-        temperature, budget = self.run.rollout.temperature, self.run.microbatch_tokens
-        with torch.no_grad():
-            start = per_token(lambda part: self.start.logprobs(part, temperature), scored.packed, budget)
-        return Experience.of(scored, start)
+        return Experience.of(scored, logprobs_of(self.run, self.start, scored))
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What changed, in one line."""

@@ -33,4 +33,4 @@ class CISPO(GRPO):
 
     def ratios(self) -> dict[str, Any]:
         """Weights without a gradient of their own."""
-        return {"clip_low": self.clip, "clip_high": self.upper, "kind": "cispo"}
+        return super().ratios() | {"kind": "cispo"}

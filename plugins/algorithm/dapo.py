@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from rlhf_core.advantages import flat_groups
 from rlhf_core.errors import UserError, at_least
-from rlhf_core.experience import Experience, Scored, joined, sample_and_score, sequences
+from rlhf_core.experience import Experience, Scored, joined, sequences
 from rlhf_core.run import Run
 
 from .grpo import GRPO
@@ -47,8 +48,7 @@ class DAPO(GRPO):
         """Groups with different scores, from new prompts until there are enough; what is missing stays flat."""
         kept: list[Scored] = []
         for number in range(step * self.sampling_rounds, (step + 1) * self.sampling_rounds):
-            prompts = [self.prompts[index] for index in self.order.batch(number) for _ in range(self.responses)]
-            scored = sample_and_score(self.run, self.policy, prompts, self.run.generator("rollout", number))
+            scored = super().sample(number)
             last = number + 1 == (step + 1) * self.sampling_rounds
             room = self.batch_size - sum(len(part.scores) // self.responses for part in kept)
             kept.append(
@@ -72,8 +72,7 @@ class DAPO(GRPO):
 
 def wanted(scores: Tensor, group: int, room: int, fill: bool) -> Sequence[int]:
     """The first ``room`` groups whose scores differ; with ``fill`` flat ones too, after those."""
-    groups = scores.view(-1, group)
-    flat = (groups.max(1).values == groups.min(1).values).tolist()
+    flat = flat_groups(scores, group).tolist()
     different = [index for index, same in enumerate(flat) if not same]
     alike = [index for index, same in enumerate(flat) if same]
     return (different + alike if fill else different)[:room]

@@ -9,10 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlhf_core import kernels
-from rlhf_core.errors import UserError, at_least
+from rlhf_core.errors import at_least
 
 from .pairs import Pairs
-from .preference import Preference
+from .preference import Preference, check_smoothing
 
 
 @dataclass
@@ -41,8 +41,7 @@ class DPO(Preference):
         """As every preference algorithm, and ε."""
         super().check()
         at_least(0, algorithm__imitation=self.imitation)
-        if not 0 <= self.label_smoothing < 0.5:
-            raise UserError(f"algorithm.label_smoothing: got {self.label_smoothing:g}, expected 0 to below 0.5")
+        check_smoothing(self.label_smoothing)
 
     def objective(self, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
         """−log σ(h), smoothed, and imitation."""

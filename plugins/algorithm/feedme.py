@@ -1,20 +1,17 @@
 """Imitation of the best: of what people rated, or of the policy's own samples."""
 
 import logging
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
 
 from rlhf_core.contracts.data import Demonstration, Split
-from rlhf_core.errors import UserError, at_least
+from rlhf_core.errors import UserError, at_least, one_of
 from rlhf_core.experience import sample_and_score
-from rlhf_core.on_policy import one_of
 from rlhf_core.optimizer import AdamW
 from rlhf_core.packing import spaced
 from rlhf_core.run import Run
-from rlhf_core.text import encode_prompt, encode_response
 
 from .answers import Answers
 from .lm import Example
@@ -28,9 +25,8 @@ class FeedME(SFT):
     """Supervised fine-tuning on the best-rated samples: −1/N · Σ log π(y_t | x, y_<t), y the best of its prompt.
 
     ``source=ratings`` is OpenAI's FeedME (Ouyang et al. 2022, arXiv:2203.02155; samples that people rated best).
-    ``source=reward`` is rejection sampling (Touvron et al. 2023, Llama 2, arXiv:2307.09288, §3.2.3): n samples a
-    prompt,
-    the reward's favourite is imitated. They are drawn once, from the policy as it starts.
+    ``source=reward`` is rejection sampling (Touvron et al. 2023, Llama 2, arXiv:2307.09288, §3.2.3): of n samples
+    to a prompt the reward's favourite is imitated. They are drawn once, from the policy as it starts.
     """
 
     rlhf_api: ClassVar[int] = 1
@@ -65,8 +61,7 @@ class FeedME(SFT):
             for response, rank in zip(row.responses, row.ranks, strict=True)
             if rank == min(row.ranks) < max(row.ranks)
         )
-        tokenizer = self.model.tokenizer
-        return self.fitting((encode_prompt(tokenizer, x.prompt), encode_response(tokenizer, x.response)) for x in best)
+        return self.encoded(best)
 
     def sampled(self, split: Split) -> list[Example]:
         """Of ``samples`` answers to a prompt the one with the highest score; the first where several have it."""
@@ -85,11 +80,6 @@ class FeedME(SFT):
         log.info("%s: best of %d scores %.3f, all %.3f", split, self.samples, scores.amax(1).mean(), scores.mean())
         ids = scored.samples.select([place * self.samples + int(best) for place, best in enumerate(scores.argmax(1))])
         return self.fitting(zip(ids.prompt_ids, ids.response_ids, strict=True))
-
-    def fitting(self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> list[Example]:
-        """Prompts and responses in tokens as examples of at most ``max_length``."""
-        fit = ((prompt, response) for prompt, response in pairs if len(prompt) < self.max_length)
-        return [([*prompt, *response][: self.max_length], len(prompt)) for prompt, response in fit]
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The loss on held-out examples, and the policy's answers beside the start's."""

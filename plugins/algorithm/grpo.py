@@ -4,21 +4,21 @@ N packed tokens, B sequences in groups of G.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from rlhf_core import kernels
-from rlhf_core.advantages import group_advantages, per_token, regularised, step_advantages
-from rlhf_core.errors import UserError
+from rlhf_core.advantages import flat_groups, group_advantages, per_token, regularised, step_advantages
+from rlhf_core.errors import one_of
 from rlhf_core.experience import Experience, Microbatch
-from rlhf_core.on_policy import Batch, OnPolicy, one_of
+from rlhf_core.on_policy import Batch, Clipped
 from rlhf_core.optimizer import AdamW
 from rlhf_core.run import Run
 
 
 @dataclass
-class GRPO(OnPolicy):
+class GRPO(Clipped):
     """GRPO (Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, eq. 3 and 4).
 
     A_i = (r_i − mean of its group) / std of its group, the same for every token of response i;
@@ -30,30 +30,27 @@ class GRPO(OnPolicy):
     """
 
     rlhf_api: ClassVar[int] = 1
+    grouped: ClassVar[bool] = True
 
     batch_size: int = 8  # prompts a rollout
     responses: int = 8  # responses a prompt: the group
     kl_coef: float = 0.04  # β, the weight of the KL to the reference
     kl_in: str = "loss"  # loss, as in the paper, or reward
     kl_estimator: str = "k3"  # k3, as in the paper, k2, or (in the reward) k1
-    clip: float = 0.2  # ratio clip ε, both sides
-    clip_high: float | None = None  # the upper side, where it is another
-    dual_clip: float | None = None  # c > 1: with A < 0 the objective is at least c·A; null: no bound
     scale_by_std: bool = True  # false: advantages are not divided by the group's std
     aggregate: str = "sequence"  # sequence: as in the paper; token: every token counts the same; constant: no length
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
 
     def setup(self, run: Run) -> nn.Module:
-        """As every policy gradient; a group has to have something to be compared with."""
-        if self.responses == 1:
-            raise UserError("algorithm.responses: got 1, but a group needs at least 2 to be compared")
+        """As every policy gradient."""
         one_of("algorithm.aggregate", self.aggregate, ("sequence", "token", "constant"))
         return super().setup(run)
 
     def collect(self, step: int) -> Batch:
         """A group for each prompt; those whose scores are all alike teach nothing, and are counted."""
         batch = super().collect(step)
-        return replace(batch, metrics=batch.metrics | {"flat_groups": flat(batch.experience.totals, self.responses)})
+        flat = flat_groups(batch.experience.totals, self.responses).float().mean()
+        return replace(batch, metrics=batch.metrics | {"flat_groups": float(flat)})
 
     def advantages(self, old: Experience, group: int) -> Experience:
         """Scores compared within the group, for every token of the response."""
@@ -75,18 +72,3 @@ class GRPO(OnPolicy):
             logprobs, old.logprobs, old.advantages, aggregate=self.aggregate, denominator=denominators[self.aggregate],
             **self.ratios(), **self.terms(entropy, old),
         )  # fmt: skip
-
-    @property
-    def upper(self) -> float:
-        """The ratio is clipped at 1 + this."""
-        return self.clip if self.clip_high is None else self.clip_high
-
-    def ratios(self) -> dict[str, Any]:
-        """How ρ is made and bounded."""
-        return {"clip_low": self.clip, "clip_high": self.upper, "dual_clip": self.dual_clip}
-
-
-def flat(scores: Tensor, group: int) -> float:
-    """The share of groups whose scores are all alike."""
-    groups = scores.view(-1, group)
-    return float((groups.max(1).values == groups.min(1).values).float().mean())

@@ -16,9 +16,9 @@ from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.errors import at_least
 from rlhf_core.packing import per_token
 
-from .pairs import pack, response_logprobs
+from .pairs import response_logprobs
 from .preference import Preference
-from .rankings import Ranked
+from .rankings import Ranked, cut, pack
 
 DESIRABLE, UNDESIRABLE = 0.0, 1.0
 
@@ -69,7 +69,7 @@ class KTO(Preference):
         """One optimiser step on the whole batch, all of it beside the same z."""
         labels = [label for ranking in batch for label in ranking.ranks]
         counts, z = (labels.count(DESIRABLE), labels.count(UNDESIRABLE)), self.reference_point(batch)
-        yield [Microbatch(rankings, *counts, z) for rankings in self.cut(batch)]
+        yield [Microbatch(rankings, *counts, z) for rankings in cut(batch, self.run.microbatch_tokens)]
 
     def reference_point(self, batch: list[Ranked]) -> Tensor:
         """z: prompts with the responses to the next ranking's."""

@@ -64,7 +64,7 @@ class LM:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of ``epochs`` passes over the data."""
-        return max(1, round(self.epochs * len(self.examples) / self.order.batch_size))
+        return self.order.steps(self.epochs)
 
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""

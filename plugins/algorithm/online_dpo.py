@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_core import kernels
-from rlhf_core.advantages import per_token, regularised
+from rlhf_core.advantages import flat_groups, per_token, regularised
 from rlhf_core.errors import UserError
 from rlhf_core.experience import Experience, Microbatch, minibatches
 from rlhf_core.kernels.preference_loss import METRICS
@@ -57,8 +57,7 @@ class OnlineDPO(OnPolicy):
         scores = regularised(old, batch.metrics["kl_coef"], self.kl_estimator).view(-1, self.responses)
         pairs = torch.stack([scores.argmax(1), scores.argmin(1)], 1)
         places = pairs + torch.arange(len(scores), device=scores.device)[:, None] * self.responses
-        differ = scores.amax(1) > scores.amin(1)
-        chosen = old.select(places[differ].flatten().tolist())
+        chosen = old.select(places[~flat_groups(scores, self.responses)].flatten().tolist())
         generator = self.run.generator("minibatches", batch.step)
         budget = self.run.microbatch_tokens
         return minibatches(chosen, self.epochs, self.minibatches_a_pass, budget, generator, group=2)

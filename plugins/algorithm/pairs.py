@@ -11,15 +11,7 @@ from torch import Tensor
 from rlhf_core.batch import Packed
 from rlhf_core.language_model import LanguageModel
 
-from .rankings import Ranked
-
-
-@dataclass(frozen=True)
-class Microbatch:
-    """Whole rankings, and how many pairs their minibatch holds."""
-
-    rankings: list[Ranked]
-    denominator: int
+from .rankings import Ranked, pack
 
 
 @dataclass(frozen=True)
@@ -73,12 +65,6 @@ def best_and_worst(ranking: Ranked) -> Ranked:
     """The first of the best responses, and the first of the worst."""
     kept = [ranking.ranks.index(end(ranking.ranks)) for end in (min, max)]
     return Ranked(ranking.prompt, [ranking.responses[i] for i in kept], tuple(ranking.ranks[i] for i in kept))
-
-
-def pack(rankings: list[Ranked], device: torch.device) -> Packed:
-    """The R responses of all rankings in one row, those to one prompt side by side."""
-    rows = [(ranking.prompt, response) for ranking in rankings for response in ranking.responses]
-    return Packed.answers(*zip(*rows, strict=True), device=device)
 
 
 def response_logprobs(model: LanguageModel, packed: Packed) -> Tensor:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from rlhf_core import kernels
 from rlhf_core.batch import offsets
-from rlhf_core.errors import UserError
-from rlhf_core.on_policy import one_of
+from rlhf_core.errors import UserError, one_of
 
 from .rankings import Ranked
 

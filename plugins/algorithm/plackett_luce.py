@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..data.ranks import ranks_by
+
 
 def utilities(scores: Sequence[float], temperature: float, generator: torch.Generator) -> list[float]:
     """What a judge perceives of K scores: score + temperature · G with G ~ Gumbel(0, 1), independent.
@@ -22,12 +24,4 @@ def utilities(scores: Sequence[float], temperature: float, generator: torch.Gene
 
 def ranks_of(values: Sequence[float], tie: float = 0.0) -> tuple[float, ...]:
     """Ranks of K values, 0 the largest; values within ``tie`` of the largest of a rank share it: 0, 1, 1, 3."""
-    ranks = [0.0] * len(values)
-    order = sorted(range(len(values)), key=lambda index: -values[index])
-    leader = order[0]
-    for place, index in enumerate(order):
-        if values[leader] - values[index] > tie:
-            leader, ranks[index] = index, float(place)
-        else:
-            ranks[index] = ranks[leader]
-    return tuple(ranks)
+    return tuple(map(float, ranks_by(values, lambda leader, index: tie)))

@@ -15,7 +15,7 @@ from rlhf_core.batch import following
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.errors import UserError, at_least
 from rlhf_core.experience import Experience, Microbatch
-from rlhf_core.on_policy import Batch, OnPolicy
+from rlhf_core.on_policy import Batch, Clipped
 from rlhf_core.optimizer import AdamW
 from rlhf_core.packing import Order, per_token
 from rlhf_core.run import Run
@@ -27,7 +27,7 @@ from .lm import pieces
 
 
 @dataclass
-class PPO(OnPolicy):
+class PPO(Clipped):
     """PPO (Schulman et al. 2017, arXiv:1707.06347) for language models (Ouyang et al. 2022, arXiv:2203.02155, eq. 2).
 
     objective = E[ r(x, y) − β · log π(y|x)/π_ref(y|x) ] + γ_ptx · E[ log π(pretraining text) ],
@@ -43,9 +43,6 @@ class PPO(OnPolicy):
     gamma: float = 1.0  # discount a token
     lam: float = 0.95  # GAE's λ
     bootstrap: bool = False  # whether a response that was cut goes on, at the critic's value of where it stopped
-    clip: float = 0.2  # ratio clip, both sides
-    clip_high: float | None = None  # the upper side, where it is another (clip-higher, arXiv:2503.14476)
-    dual_clip: float | None = None  # c > 1: with A < 0 the objective is at least c·A (arXiv:1912.09729); null: no bound
     value_clip: float = 0.2  # values move no further than this from the old ones
     value_coef: float = 0.5  # weight of the value loss
     ptx_coef: float = 0.0  # γ_ptx, the weight of the pretraining loss
@@ -54,11 +51,6 @@ class PPO(OnPolicy):
     critic_path: str | None = None  # what the critic starts from, as a rule the reward model; null: the policy
     freeze_critic: bool = False  # its values then stay what they were at the start: zero
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
-
-    @property
-    def upper(self) -> float:
-        """The ratio is clipped at 1 + this."""
-        return self.clip if self.clip_high is None else self.clip_high
 
     def setup(self, run: Run) -> nn.Module:
         """A critic with a head of zeros, beside what every policy gradient has; the pretraining text."""
@@ -96,8 +88,8 @@ class PPO(OnPolicy):
         old = part.experience
         return kernels.ppo_loss(
             logprobs, old.logprobs, old.advantages, values=following(self.critic(old.packed)), old_values=old.values,
-            returns=old.returns, clip_low=self.clip, clip_high=self.upper, dual_clip=self.dual_clip,
-            value_clip=self.value_clip, value_coef=self.value_coef, denominator=part.tokens, **self.terms(entropy, old),
+            returns=old.returns, value_clip=self.value_clip, value_coef=self.value_coef, denominator=part.tokens,
+            **self.ratios(), **self.terms(entropy, old),
         )  # fmt: skip
 
     def minibatches(self, batch: Batch) -> Iterable[list[Microbatch | Text]]:

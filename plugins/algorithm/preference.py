@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Split, split_named
-from rlhf_core.errors import UserError, at_least
-from rlhf_core.on_policy import one_of
+from rlhf_core.errors import UserError, at_least, one_of
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, per_step, spaced, within
+from rlhf_core.packing import Order, per_step, spaced
 from rlhf_core.run import Run
 from rlhf_core.trainer import Averages
 
 from .answers import Answers
-from .pairs import Microbatch, Pairs, best_and_worst, untied
-from .rankings import Ranked, ranked
+from .pairs import Pairs, best_and_worst, untied
+from .rankings import Microbatch, Ranked, cut, ranked
 
 
 @dataclass
@@ -85,7 +84,7 @@ class Preference:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of ``epochs`` passes over the rankings."""
-        return max(1, round(self.epochs * len(self.rankings) / self.order.batch_size))
+        return self.order.steps(self.epochs)
 
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
@@ -100,12 +99,7 @@ class Preference:
     def minibatches(self, batch: list[Ranked]) -> Iterable[list[Any]]:
         """One optimiser step on the whole batch."""
         count = sum(len(untied(ranking)) for ranking in batch)
-        yield [Microbatch(rankings, count) for rankings in self.cut(batch)]
-
-    def cut(self, batch: list[Ranked]) -> list[list[Ranked]]:
-        """The batch in pieces that fit memory; a ranking is never cut apart."""
-        groups = within([ranking.size for ranking in batch], self.run.microbatch_tokens)
-        return [[batch[index] for index in group] for group in groups]
+        yield [Microbatch(rankings, count) for rankings in cut(batch, self.run.microbatch_tokens)]
 
     def loss(self, microbatch: Microbatch) -> Loss:
         """The objective of these rankings' pairs, over the number of pairs in the whole minibatch."""
@@ -144,3 +138,9 @@ class Preference:
         agreement = f"agrees with raters on {metrics['accuracy']:.3f} of held-out pairs" if self.held_out else ""
         changed = self.answers.headline(metrics) if self.answers else ""
         return "; ".join(filter(None, (agreement, changed))) or "nothing measured: the data hold nothing out"
+
+
+def check_smoothing(share: float) -> None:
+    """Refuse a share of wrong labels from which nothing could be learned."""
+    if not 0 <= share < 0.5:
+        raise UserError(f"algorithm.label_smoothing: got {share:g}, expected 0 to below 0.5")

@@ -7,8 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
+from rlhf_core.batch import Packed
 from rlhf_core.contracts.data import Data, Ranking
 from rlhf_core.errors import UserError
+from rlhf_core.packing import within
 from rlhf_core.text import encode_prompt, encode_response
 
 from ..data.jsonl import Jsonl
@@ -41,6 +45,25 @@ class Ranked:
         for pair in combinations(range(len(self.ranks)), 2):
             ranks, ratings = (tuple(values[i] for i in pair) if values else () for values in (self.ranks, self.ratings))
             yield Ranked(self.prompt, [self.responses[i] for i in pair], ranks, ratings)
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Whole rankings, and how many of what the loss is a mean over their minibatch holds: rankings, or pairs."""
+
+    rankings: list[Ranked]
+    denominator: int
+
+
+def cut(batch: list[Ranked], budget: int) -> list[list[Ranked]]:
+    """Rankings in pieces of at most ``budget`` tokens; none is cut apart."""
+    return [[batch[index] for index in group] for group in within([ranking.size for ranking in batch], budget)]
+
+
+def pack(rankings: list[Ranked], device: torch.device) -> Packed:
+    """The responses of all rankings in one row, those to one prompt side by side."""
+    rows = [(ranking.prompt, response) for ranking in rankings for response in ranking.responses]
+    return Packed.answers(*zip(*rows, strict=True), device=device)
 
 
 def ranked(rows: Sequence[Ranking], tokenizer: Any, max_length: int) -> Iterator[Ranked]:

@@ -11,17 +11,31 @@ from torch import Tensor, nn
 
 from rlhf_core import kernels
 from rlhf_core.advantages import leave_one_out, per_token, regularised
+from rlhf_core.errors import one_of
 from rlhf_core.experience import Experience, Microbatch
-from rlhf_core.on_policy import Batch, OnPolicy, one_of
+from rlhf_core.on_policy import Batch, OnPolicy
 from rlhf_core.optimizer import AdamW
 from rlhf_core.run import Run
 
-UNCLIPPED: dict[str, Any] = {"clip_low": 1.0, "clip_high": math.inf, "aggregate": "constant"}
-"""Every ratio counts as it is, every token once."""
+
+@dataclass
+class Unclipped(OnPolicy):
+    """loss = −mean over responses of Σ_t ρ_t·A_t: every ratio counts as it is, every token once.
+
+    With ρ = 1, as in the first update of a rollout, its gradient is that of −A·log π(y|x).
+    """
+
+    def objective(self, logprobs: Tensor, entropy: Tensor, part: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """−Σ ρ_t·A_t over the minibatch's responses."""
+        old = part.experience
+        return kernels.grpo_loss(
+            logprobs, old.logprobs, old.advantages, clip_low=1.0, clip_high=math.inf, aggregate="constant",
+            denominator=part.sequences, **self.terms(entropy, old),
+        )  # fmt: skip
 
 
 @dataclass
-class Reinforce(OnPolicy):
+class Reinforce(Unclipped):
     """REINFORCE (Williams 1992) on whole responses (Ahmadian et al. 2024, arXiv:2402.14740, eq. 6).
 
     A = r(x, y) − β · log π(y|x)/π_ref(y|x) − baseline;  loss = −mean over responses of A · Σ_t log π(y_t|x, y_<t).
@@ -58,14 +72,6 @@ class Reinforce(OnPolicy):
         elif self.baseline == "moving":
             rewards = rewards - self.mean
         return replace(old, advantages=per_token(old, rewards))
-
-    def objective(self, logprobs: Tensor, entropy: Tensor, part: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """−Σ ρ_t·A_t, a mean over responses: with ρ = 1 its gradient is that of −A·log π(y|x)."""
-        old = part.experience
-        return kernels.grpo_loss(
-            logprobs, old.logprobs, old.advantages, **UNCLIPPED, denominator=part.sequences,
-            **self.terms(entropy, old),
-        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The KL coefficient and the moving mean."""

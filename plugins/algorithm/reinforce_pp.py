@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rlhf_core import kernels
 from rlhf_core.advantages import leave_one_out, rewards_to_go
-from rlhf_core.errors import UserError
+from rlhf_core.errors import UserError, one_of
 from rlhf_core.experience import Experience, Microbatch
-from rlhf_core.on_policy import OnPolicy, one_of
+from rlhf_core.on_policy import OnPolicy
 from rlhf_core.optimizer import AdamW
 from rlhf_core.run import Run
 

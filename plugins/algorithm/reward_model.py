@@ -7,29 +7,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from rlhf_core.batch import Packed
 from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.contracts.data import Demonstration
 from rlhf_core.contracts.evaluator import Subject, measure
 from rlhf_core.contracts.reward import Samples
-from rlhf_core.errors import at_least
-from rlhf_core.on_policy import one_of
+from rlhf_core.errors import at_least, one_of
 from rlhf_core.optimizer import AdamW
-from rlhf_core.packing import Order, per_step, within
+from rlhf_core.packing import Order, per_step
 from rlhf_core.run import Run
 
 from ..reward.learned import ModelScorer
 from .pairwise import RankingLoss
-from .rankings import Ranked, ranked, read_rankings
+from .rankings import Microbatch, Ranked, cut, pack, ranked, read_rankings
 from .reward_start import demonstrations_or_none, started
-
-
-@dataclass(frozen=True)
-class Microbatch:
-    """Whole rankings, and how many of those that count their minibatch holds."""
-
-    rankings: list[Ranked]
-    denominator: int
 
 
 @dataclass
@@ -86,7 +76,7 @@ class RewardModel:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of ``epochs`` passes over the rankings."""
-        return max(1, round(self.epochs * len(self.rankings) / self.order.batch_size))
+        return self.order.steps(self.epochs)
 
     def arithmetic(self) -> str:
         """The batch arithmetic in one line."""
@@ -101,14 +91,12 @@ class RewardModel:
     def minibatches(self, batch: list[Ranked]) -> Iterable[list[Microbatch]]:
         """One optimiser step on the whole batch; a ranking is never cut apart."""
         denominator = max(1, self.ranking_loss.count(batch))
-        groups = within([ranking.size for ranking in batch], self.run.microbatch_tokens)
-        yield [Microbatch([batch[index] for index in group], denominator) for group in groups]
+        yield [Microbatch(rankings, denominator) for rankings in cut(batch, self.run.microbatch_tokens)]
 
     def loss(self, microbatch: Microbatch) -> Loss:
         """The ranking loss of these prompts, over all prompts of the minibatch that say anything."""
         rankings = microbatch.rankings
-        pairs = [(ranking.prompt, response) for ranking in rankings for response in ranking.responses]
-        scores = self.model.last(Packed.answers(*zip(*pairs, strict=True), device=self.run.device))
+        scores = self.model.last(pack(rankings, self.run.device))
         loss, accuracy = self.ranking_loss(scores, rankings)
         count = self.ranking_loss.count(rankings)
         return Loss(loss * (count / microbatch.denominator), {"loss": loss.detach(), "accuracy": accuracy}, count)

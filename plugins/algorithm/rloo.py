@@ -3,21 +3,15 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from torch import Tensor, nn
-
-from rlhf_core import kernels
 from rlhf_core.advantages import leave_one_out, per_token, regularised
-from rlhf_core.errors import UserError
-from rlhf_core.experience import Experience, Microbatch
-from rlhf_core.on_policy import OnPolicy
+from rlhf_core.experience import Experience
 from rlhf_core.optimizer import AdamW
-from rlhf_core.run import Run
 
-from .reinforce import UNCLIPPED
+from .reinforce import Unclipped
 
 
 @dataclass
-class RLOO(OnPolicy):
+class RLOO(Unclipped):
     """RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740, eq. 8).
 
     R_i = r(x, y_i) − β · log π(y_i|x)/π_ref(y_i|x),  A_i = R_i − mean of the R_j, j ≠ i, to the same prompt;
@@ -25,26 +19,13 @@ class RLOO(OnPolicy):
     """
 
     rlhf_api: ClassVar[int] = 1
+    grouped: ClassVar[bool] = True
 
     batch_size: int = 16  # prompts a rollout
     responses: int = 4  # responses a prompt
     optimizer: AdamW = field(default_factory=lambda: AdamW(lr=2e-4, eps=1e-5, warmup_steps=2, schedule="constant"))
 
-    def setup(self, run: Run) -> nn.Module:
-        """As every policy gradient; there have to be others to leave one out of."""
-        if self.responses == 1:
-            raise UserError("algorithm.responses: got 1, but a group needs at least 2 to be compared")
-        return super().setup(run)
-
     def advantages(self, old: Experience, group: int) -> Experience:
         """Rewards of whole responses less the mean of the others'."""
         rewards = regularised(old, self.reward_kl, self.kl_estimator)
         return replace(old, advantages=per_token(old, leave_one_out(rewards, group)))
-
-    def objective(self, logprobs: Tensor, entropy: Tensor, part: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """−Σ ρ_t·A_t, a mean over responses: with ρ = 1 its gradient is that of −A·log π(y|x)."""
-        old = part.experience
-        return kernels.grpo_loss(
-            logprobs, old.logprobs, old.advantages, **UNCLIPPED, denominator=part.sequences,
-            **self.terms(entropy, old),
-        )  # fmt: skip

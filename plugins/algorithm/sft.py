@@ -1,9 +1,10 @@
 """Supervised fine-tuning: imitate the responses people wrote."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rlhf_core.contracts.data import Split
+from rlhf_core.contracts.data import Demonstration, Split
 from rlhf_core.optimizer import AdamW
 from rlhf_core.text import encode_prompt, encode_response
 
@@ -22,12 +23,14 @@ class SFT(LM):
 
     def read(self, split: Split) -> list[Example]:
         """The prompt is given, the response and its end token are predicted."""
-        pairs = (
-            (encode_prompt(self.model.tokenizer, row.prompt), encode_response(self.model.tokenizer, row.response))
-            for row in self.run.data.demonstrations(split)
-        )
-        return [
-            ((prompt + response)[: self.max_length], len(prompt))
-            for prompt, response in pairs
-            if len(prompt) < self.max_length
-        ]
+        return self.encoded(self.run.data.demonstrations(split))
+
+    def encoded(self, rows: Iterable[Demonstration]) -> list[Example]:
+        """Demonstrations in tokens."""
+        tokenizer = self.model.tokenizer
+        return self.fitting((encode_prompt(tokenizer, x.prompt), encode_response(tokenizer, x.response)) for x in rows)
+
+    def fitting(self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> list[Example]:
+        """Prompts and responses in tokens as examples of at most ``max_length``."""
+        fit = ((prompt, response) for prompt, response in pairs if len(prompt) < self.max_length)
+        return [([*prompt, *response][: self.max_length], len(prompt)) for prompt, response in fit]

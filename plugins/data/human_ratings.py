@@ -19,6 +19,8 @@ from rlhf_core.errors import UserError, at_least
 from rlhf_core.fetch import fetch
 from rlhf_core.packing import spaced
 
+from .ranks import ranks_by
+
 SDIST = "vaderSentiment==3.3.2"
 SDIST_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
@@ -144,17 +146,9 @@ class HumanRatings:
 
 def ranks_of(group: list[Rated]) -> list[int]:
     """Ranks by mean rating, 0 the best; a tie where means differ by no more than the difference's standard error."""
-    ranks = [0] * len(group)
-    order = sorted(range(len(group)), key=lambda i: -group[i].mean)
-    leader = order[0]
-    for place, index in enumerate(order):
-        error = math.sqrt(group[leader].squared_error + group[index].squared_error)
-        if group[leader].mean - group[index].mean > error:
-            leader = index
-            ranks[index] = place
-        else:
-            ranks[index] = ranks[leader]
-    return ranks
+    return ranks_by(
+        [one.mean for one in group], lambda i, j: math.sqrt(group[i].squared_error + group[j].squared_error)
+    )
 
 
 def read_sentences(sdist: Path) -> Iterator[Rated]:

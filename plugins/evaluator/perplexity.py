@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from math import exp
 from typing import ClassVar
 
-from rlhf_core.batch import Packed
 from rlhf_core.contracts.data import split_named
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.errors import UserError, at_least
-from rlhf_core.packing import spaced, within
+from rlhf_core.packing import spaced
 from rlhf_core.run import Run
 from rlhf_core.text import encode_document
+
+from ..algorithm.lm import microbatches
 
 
 @dataclass
@@ -42,11 +43,9 @@ class Perplexity:
         if subject.policy is None:
             return {}
         model = subject.policy
-        rows = sorted((encode_document(model.tokenizer, text)[: self.max_length] for text in self.documents), key=len)
-        total, count = 0.0, 0
+        documents = [(encode_document(model.tokenizer, text)[: self.max_length], 1) for text in self.documents]
+        loss = 0.0
         with model.evaluating():
-            for group in within([len(row) for row in rows], self.run.microbatch_tokens):
-                packed = Packed.of([rows[index] for index in group], self.run.device)
-                total -= float(model.logprobs(packed).sum())
-                count += len(packed.tokens) - len(group)
-        return {"text_loss": total / count, "text_perplexity": exp(total / count)}
+            for part in microbatches(documents, self.run.microbatch_tokens, self.run.device):
+                loss -= float((model.logprobs(part.packed) * part.mask).sum()) / part.denominator
+        return {"text_loss": loss, "text_perplexity": exp(loss)}

@@ -12,7 +12,8 @@ from rlhf_core.contracts.data import Prompt
 from rlhf_core.contracts.evaluator import Subject
 from rlhf_core.contracts.reward import Samples
 from rlhf_core.run import Run
-from rlhf_core.text import decode, encode_prompt
+from rlhf_core.sampling import samples_of
+from rlhf_core.text import encode_prompt
 
 from ..policy.hf import HF
 from ..reward.sentiment import Sentiment
@@ -59,8 +60,7 @@ class WinRate:
             model.model.to(self.run.device)
             ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
             found = self.run.rollout.generate(model, ids, self.run.generator("opponent"))
-            texts = [decode(model.tokenizer, response) for response in found.responses]
-            self._opponent = Samples(prompts, texts, found.prompts, found.responses, found.stops, model.tokenizer)
+            self._opponent = samples_of(model, prompts, found)
         return self._opponent
 
     def _score(self, samples: Samples) -> Sequence[float]:

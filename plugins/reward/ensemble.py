@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.contracts.reward import Samples
-from rlhf_core.errors import UserError
-from rlhf_core.on_policy import one_of
+from rlhf_core.errors import UserError, one_of
 from rlhf_core.run import Run
 
 from .learned import Learned

@@ -169,16 +169,7 @@ def test_refusals(start, stage, overrides, message):
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-KILL = """
-import signal
-from rlhf_core.jsonl import JsonLines
-append = JsonLines.append
-def dying(self, row):
-    append(self, row)
-    if self.path.name == "metrics.jsonl" and (row["step"], row["phase"]) == (3, "train"):
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonLines.append = dying
-"""
+KILL = 'kill_when(lambda row, _: (row["step"], row["phase"]) == (3, "train"))'
 
 
 def test_a_killed_run_goes_on_with_the_samples_it_began_with(rlhf, data, by_reward, tmp_path):

@@ -21,16 +21,7 @@ RANK = """
 os.environ |= {{"WORLD_SIZE": "{count}", "RANK": "{rank}", "LOCAL_RANK": "{rank}", "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": "{port}", "TMPDIR": {scratch!r}}}
 """
-KILL = """
-import signal
-from rlhf_core.jsonl import JsonLines
-append = JsonLines.append
-def dying(self, row):
-    append(self, row)
-    if self.path.name == "metrics.jsonl" and row["step"] == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonLines.append = dying
-"""
+KILL = 'kill_when(lambda row, _: row["step"] == 2)'
 
 
 @pytest.fixture(scope="module")

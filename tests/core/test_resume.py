@@ -9,16 +9,7 @@ import pytest
 
 MODEL = ["policy=hf", "device=cpu", "threads=1", "seed=3", "trainer.checkpoint_every=2"]
 
-KILL_AT_LINE = """
-import signal
-from rlhf_core.jsonl import JsonLines
-append = JsonLines.append
-def dying(self, row):
-    append(self, row)
-    if self.path.name == "metrics.jsonl" and (row["step"], row["phase"]) == ({step}, "{phase}"):
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonLines.append = dying
-"""
+KILL_AT_LINE = 'kill_when(lambda row, _: (row["step"], row["phase"]) == ({step}, "{phase}"))'
 
 KILL_BEFORE_UPDATE = """
 import signal
@@ -138,9 +129,7 @@ def test_a_killed_pipeline_goes_on_in_the_stage_it_was_in(rlhf, stages, tmp_path
     (tmp_path / "mine" / "pipeline").mkdir(parents=True)
     (tmp_path / "mine" / "pipeline" / "small.yaml").write_text(preset)
     words = ("--config-dir", "mine", "pipeline=small")
-    in_second = KILL_AT_LINE.format(step=3, phase="train").replace(
-        "if ", 'if self.path.parent.name == "reward_model" and '
-    )
+    in_second = 'kill_when(lambda row, stage: (stage, row["step"], row["phase"]) == ("reward_model", 3, "train"))'
     assert rlhf(tmp_path, "pipeline", *words, "run_dir=p", before=in_second).returncode == -9
     pipeline = tmp_path / "p"
 

@@ -109,15 +109,10 @@ def no_kl(policy: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def example(tmp_path):
-    """The example as an installed distribution has it: a module, and its entry point."""
+def example(tmp_path, installed):
+    """The example as an installed distribution has it."""
     (module,), (registration,) = blocks("python"), blocks("toml")
-    (tmp_path / "mean_reinforce.py").write_text(module)
-    group, entry = re.search(r'"(rlhf\.algorithm)"\]\n(\w+ = ".+")', registration).groups()
-    info = tmp_path / "mean_reinforce-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mean-reinforce\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + entry.replace('"', "") + "\n")
+    installed(tmp_path, "algorithm", "mean_reinforce", module, registration)
     return tmp_path
 
 

@@ -135,16 +135,7 @@ stages:
     rollout.max_new_tokens=6, "evaluator=[win_rate]", "evaluator.win_rate.against=${{stage:sft}}"]
 """
 
-KILL_IN_THE_SECOND_ROUND = """
-import signal
-from rlhf_core.jsonl import JsonLines
-append = JsonLines.append
-def dying(self, row):
-    append(self, row)
-    if self.path.parent.name == "reward_model_2" and self.path.name == "metrics.jsonl" and row["step"] == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonLines.append = dying
-"""
+KILL_IN_THE_SECOND_ROUND = 'kill_when(lambda row, stage: (stage, row["step"]) == ("reward_model_2", 1))'
 
 
 @pytest.fixture
