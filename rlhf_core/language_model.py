@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +63,8 @@ def run_packed(model: nn.Module) -> None:
     name, training = type(base).__name__, base.training
     device = next(base.parameters()).device
     padding = base.config.pad_token_id  # left out: transformers warns of it
-    tokens = torch.tensor([token for token in range(9) if token != padding][:8], device=device)
+    known = [token for token in range(min(9, base.config.vocab_size)) if token != padding]
+    tokens = torch.tensor(list(islice(cycle(known), 8)), device=device)
     base.eval()
     try:
         with torch.no_grad():

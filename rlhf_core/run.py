@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from . import kernels, precision, ranks
 from .checkpoint import naming_a_full_disk
+from .contracts import refuse_incomplete
 from .contracts.algorithm import Algorithm
 from .contracts.data import Data
 from .contracts.evaluator import Evaluator
@@ -25,7 +27,7 @@ from .contracts.tracker import Tracker
 from .environment import describe
 from .errors import UserError
 from .hydra_glue import Composed
-from .plugins import provenance
+from .plugins import KINDS, SEVERAL, provenance
 from .settings import TrainSettings
 from .trainer import Trainer
 
@@ -40,6 +42,8 @@ class Run:
     folder: Path
     device: torch.device
     resume: bool = False
+    step: int = 0
+    """training steps done so far, for whatever follows a schedule"""
     started: list[Tracker] = field(default_factory=list)
     """the trackers that are to be closed"""
 
@@ -164,6 +168,8 @@ def claim(folder: Path, resume: bool) -> None:
 def prepare(run: Run) -> None:
     """Threads, seeds and kernels, then the plugins that need setting up."""
     settings = run.settings
+    for kind, plugin in chosen(settings):
+        refuse_incomplete(kind, plugin)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     random.seed(run.seed)
@@ -179,6 +185,14 @@ def prepare(run: Run) -> None:
     for tracker in run.trackers.values():
         tracker.start(run.folder)
         run.started.append(tracker)
+
+
+def chosen(settings: TrainSettings) -> Iterator[tuple[str, Any]]:
+    """Kind and plugin of all that are chosen."""
+    for kind in KINDS:
+        found = getattr(settings, kind)
+        if found is not None:
+            yield from ((kind, plugin) for plugin in (found.values() if kind in SEVERAL else (found,)))
 
 
 def write_provenance(composed: Composed[TrainSettings], run: Run) -> None:

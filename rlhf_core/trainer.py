@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import ranks
 from .checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from .contracts.algorithm import Algorithm, Loss
+from .contracts.algorithm import Algorithm, Loss, completed
 from .errors import UserError, at_least
 from .jsonl import JsonLines
 from .progress import Progress
@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(self, run: "Run", algorithm: Algorithm) -> None:
         """Set the algorithm up, and go on from the newest checkpoint where the run is resumed."""
-        self.run, self.algorithm, self.every = run, algorithm, run.settings.trainer
+        self.run, self.algorithm, self.every = run, completed(algorithm), run.settings.trainer
         self.module: nn.Module = algorithm.setup(run)
         self.optimizer = algorithm.optimizer.build(self.module)
         at_least(1, trainer__log_every=self.every.log_every, trainer__microbatch_tokens=self.every.microbatch_tokens)
@@ -38,7 +38,7 @@ class Trainer:
         self.last_evaluation: dict[str, float] = {}
         self.seconds = 0.0  # spent before a resume
         self.idle = False  # whether a minibatch had too few microbatches for all processes
-        self.step = self.restore() if run.resume else 0
+        self.step = run.step = self.restore() if run.resume else 0
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; returns the last evaluation."""
@@ -54,6 +54,7 @@ class Trainer:
             while self.step < self.total:
                 averages = self.train_step()
                 self.step += 1
+                self.run.step = self.step
                 progress.advance(averages)
                 if self.step % self.every.log_every == 0 or self.step == self.total:
                     self.write(averages, "train")

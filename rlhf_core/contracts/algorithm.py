@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +33,9 @@ class Loss:
 class Algorithm(Protocol):
     """One training step is: collect a batch, then for each of its minibatches one optimiser step.
 
-    The trainer owns the loop, the optimiser, logging and checkpoints; the algorithm owns the objective.
+    The trainer owns the loop, the optimiser, logging and checkpoints; the algorithm owns the objective. Needed are
+    ``optimizer``, ``setup``, ``total_steps``, ``collect``, ``loss`` and ``save``; what else is left out is as
+    ``Defaults`` has it.
     """
 
     optimizer: "AdamW"
@@ -73,3 +76,48 @@ class Algorithm(Protocol):
 
     def headline(self, metrics: dict[str, float]) -> str:
         """What the stage learned, in one line for people, from its last evaluation."""
+
+
+class Defaults:
+    """What an algorithm does where it says nothing else. A plugin has these without deriving from anything."""
+
+    total_steps: int
+
+    def arithmetic(self) -> str:
+        """Its steps."""
+        return f"{self.total_steps} steps"
+
+    def minibatches(self, batch: Any) -> Iterable[list[Any]]:
+        """One optimiser step on the whole batch, in one piece."""
+        return [[batch]]
+
+    def metrics(self, batch: Any) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Nothing is held out."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything follows from the parameters and the step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def headline(self, metrics: dict[str, float]) -> str:
+        """The last evaluation as it is."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or f"{self.total_steps} steps done"
+
+
+OPTIONAL = tuple(name for name, value in vars(Defaults).items() if callable(value))
+"""The methods that may be left out."""
+
+
+def completed(algorithm: Any) -> Algorithm:
+    """The algorithm, with the methods that it left out bound to it."""
+    for name in OPTIONAL:
+        if not hasattr(algorithm, name):
+            setattr(algorithm, name, MethodType(getattr(Defaults, name), algorithm))
+    return cast(Algorithm, algorithm)

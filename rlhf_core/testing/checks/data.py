@@ -1,0 +1,5 @@
+"""What is asked of every data."""
+
+from ..check import Checks
+
+CHECKS = check = Checks()

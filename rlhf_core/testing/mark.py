@@ -1,0 +1,43 @@
+"""The checks as pytest's."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .check import Check
+from .checks import checks_of, kind_of
+from .runner import attempt
+
+
+def parametrize_with_checks(*plugins: Any, kind: str | None = None, device: str = "cpu") -> Any:
+    """A mark that runs a test once for each check of each plugin, as its argument ``check``: call it.
+
+    Args:
+        plugins: instances, not set up; each check gets a copy.
+        kind: which kind of plugins they are; None: as they are registered, else by their methods.
+        device: where models are.
+
+    Raises:
+        UserError: nothing tells the kind of one.
+    """
+    import pytest  # not needed to run a plugin
+
+    cases = [
+        pytest.param(_bound(check, plugin, device), id=f"{type(plugin).__name__}-{check.name}")
+        for plugin in plugins
+        for check in checks_of(kind or kind_of(plugin))
+    ]
+    return pytest.mark.parametrize("check", cases)
+
+
+def _bound(check: Check, plugin: Any, device: str) -> Callable[[], None]:
+    def bound() -> None:
+        __tracebackhide__ = True
+        import pytest
+
+        outcome = attempt(check, plugin, device)
+        if outcome.status == "failed":
+            pytest.fail(str(outcome), pytrace=False)
+        if outcome.status == "skipped":
+            pytest.skip(outcome.reason)
+
+    return bound
