@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 
-from rlhf_core import __version__, explain, listing
+from rlhf_core import __version__, explain, listing, new
 from rlhf_core.complete import candidates, hydra_line
 from rlhf_core.errors import UserError
 from rlhf_core.failure import report
@@ -90,6 +90,12 @@ def _conformance(rest: list[str]) -> int:
     return conformance(rest)
 
 
+def _check(rest: list[str]) -> int:
+    from rlhf_core.testing.command import main as check  # tries plugins out, which takes torch
+
+    return check(rest)
+
+
 def _doctor(rest: list[str]) -> int:
     from rlhf_core import doctor  # imports every plugin, and torch with them
 
@@ -101,6 +107,8 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "pipeline": _pipeline,
     "list": listing.list_plugins,
     "info": listing.show_plugin,
+    "new": new.main,
+    "check": _check,
     "explain": explain.main,
     "report": _report,
     "chat": _chat,

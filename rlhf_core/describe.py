@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from rlhf_core import RLHF_API
-from rlhf_core.plugins import PluginInfo, module_file
+from rlhf_core.plugins import PluginInfo, importable, module_file
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def describe_class(module: str, name: str) -> Description:
     fields, api = _collect(found)
     owner, node = found[-1]
     problem = "" if _is_dataclass(node, bases=len(found) - 1) else "is no dataclass; decorate it with @dataclass"
+    problem = problem or _absent(_source(module).tree)
     doc = ast.get_docstring(node) or ""
     return Description(_source(owner).file, node.lineno, doc, fields, api, problem)
 
@@ -107,7 +108,9 @@ def _collect(chain: list[tuple[str, ast.ClassDef]]) -> tuple[tuple[FieldDoc, ...
 
 def _spread(owner: str, field: FieldDoc) -> tuple[FieldDoc, ...]:
     """The field, or the fields of the dataclass it holds, with the values it is made with."""
-    made = ast.parse(field.default or "None", mode="eval").body
+    if not (field.default or "").endswith(")"):
+        return (field,)
+    made = ast.parse(field.default or "", mode="eval").body
     if not isinstance(made, ast.Call) or not isinstance(made.func, ast.Name):
         return (field,)
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in made.keywords}
@@ -158,6 +161,19 @@ def _imported(source: _Source, module: str, name: str) -> tuple[str, str] | None
                 if name == (alias.asname or alias.name):
                     return alias.name, ""
     return None
+
+
+def _absent(tree: ast.Module) -> str:
+    """What a module imports on its top level that is not installed; empty where all is there."""
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        for name in names:
+            top = name.partition(".")[0]
+            if not importable(top):
+                return f"line {node.lineno}: imports {top}, which is not installed"
+    return ""
 
 
 def _is_dataclass(node: ast.ClassDef, bases: int) -> bool:

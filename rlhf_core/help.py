@@ -11,6 +11,8 @@ COMMANDS = {
     "pipeline": "run stages in order: pretrain, SFT, reward model, PPO",
     "list": "which plugins are installed",
     "info": "one plugin: its fields, documentation, origin",
+    "new": "write a plugin package of your own, with tests",
+    "check": "does a plugin do what its contract says",
     "explain": "what a logged metric means, and what to do about it",
     "report": "one HTML file from a run, a pipeline, or a comparison of several",
     "chat": "talk to the result of a run",
@@ -64,6 +66,31 @@ examples
   rlhf info algorithm=ppo
   rlhf info reward=sentiment --json
   rlhf info ppo                                            the name alone, where only one kind has it""",
+    "new": """usage: rlhf new KIND NAME [--folder DIR]
+
+Writes a package that registers one plugin: pyproject.toml, a module with a working example, a preset, tests, a README.
+KIND is policy, reward, algorithm, data, rollout, evaluator, tracker or benchmark.
+
+examples
+  rlhf new reward my_reward
+  rlhf new algorithm my_algorithm --folder ~/plugins/my_algorithm""",
+    "check": """usage: rlhf check KIND=NAME [key=value …] [--only CHECK] [--json]
+
+Tries a plugin out in a small world: is its contract kept, and do its settings survive YAML, a sweep's worker, a resumed
+run? A check that fails says what was expected, what came, why it matters and what to do. Exit code 1 where one fails.
+The same checks as pytest's: rlhf_core.testing.parametrize_with_checks.
+
+options
+  --only CHECK        one check, several times for several (all)
+  --json              every outcome as data
+  device=cuda         where models are (cpu)
+
+examples
+  rlhf check reward=sentiment
+  rlhf check reward=length reward.minimum=4 reward.maximum=8
+  rlhf check algorithm=reinforce --only the_gradient_reaches_every_parameter
+  rlhf check 'evaluator=[win_rate,perplexity]' tracker=[jsonl]
+  rlhf check benchmark=eager --json""",
     "explain": """usage: rlhf explain [metrics [NAME …]] [--json]
 
 Each logged metric: its formula and unit, what it is a mean over, how a healthy run looks, what a rise or a fall means,

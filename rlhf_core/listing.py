@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_core.describe import Description, FieldDoc, describe
 from rlhf_core.errors import UserError
-from rlhf_core.plugins import KINDS, SEVERAL, PluginInfo, available, did_you_mean
+from rlhf_core.plugins import EXTENSIONS, SEVERAL, PluginInfo, available, did_you_mean
 from rlhf_core.presets import using
 
 
@@ -16,9 +16,9 @@ def list_plugins(argv: list[str]) -> int:
     """``rlhf list [kind] [--json]``."""
     words, as_json = _arguments("list", argv)
     for kind in words:
-        if kind not in KINDS:
-            raise UserError(f"{kind}: no such kind; there are: {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
-    shown = {kind: [(info, describe(info)) for info in available(kind).values()] for kind in words or KINDS}
+        if kind not in EXTENSIONS:
+            raise UserError(f"{kind}: no such kind; there are: {', '.join(EXTENSIONS)}{did_you_mean(kind, EXTENSIONS)}")
+    shown = {kind: [(info, describe(info)) for info in available(kind).values()] for kind in words or EXTENSIONS}
     if as_json:
         print(json.dumps([_row(info, about) for rows in shown.values() for info, about in rows], indent=1))
         return 0
@@ -43,7 +43,10 @@ def show_plugin(argv: list[str]) -> int:
     presets = [override for override, _ in using(info.kind, info.name)]
     if as_json:
         fields = [asdict(field) for field in about.fields]
-        extra = {"doc": about.doc, "licence": licence(info), "fields": fields, "presets": presets}
+        examples = list(_examples(info, about.fields))
+        extra = {
+            "doc": about.doc, "licence": licence(info), "fields": fields, "presets": presets, "examples": examples,
+        }  # fmt: skip
         print(json.dumps(_row(info, about) | extra, indent=1))
         return 0
     print("\n".join(_page(info, about, presets)))
@@ -69,13 +72,13 @@ def _arguments(command: str, argv: list[str]) -> tuple[list[str], bool]:
 def _find(word: str) -> PluginInfo:
     kind, equals, name = word.partition("=")
     if not equals:  # a name alone is enough where only one kind has it
-        owners = [kind for kind in KINDS if word in available(kind)]
+        owners = [kind for kind in EXTENSIONS if word in available(kind)]
         if len(owners) != 1:
             choices = ", ".join(f"{owner}={word}" for owner in owners) or "rlhf list shows what there is"
             raise UserError(f"{word}: say it as kind=name ({choices})")
         kind, name = owners[0], word
-    if kind not in KINDS:
-        raise UserError(f"{word}: no such kind; there are: {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    if kind not in EXTENSIONS:
+        raise UserError(f"{word}: no such kind; there are: {', '.join(EXTENSIONS)}{did_you_mean(kind, EXTENSIONS)}")
     names = available(kind)
     if name not in names:
         raise UserError(f"{word}: no such {kind}; available: {', '.join(names)}{did_you_mean(name, names)}")
@@ -120,13 +123,29 @@ def _table(fields: tuple[FieldDoc, ...]) -> Iterator[str]:
         yield f"  {text:{width}}  {doc}".rstrip()
 
 
+USES = {
+    "policy": "rlhf train algorithm=lm {choice}",
+    "reward": "rlhf train algorithm=ppo {choice} policy.path=RUN/sft/result",
+    "algorithm": "rlhf train {choice}",
+    "data": "rlhf train algorithm=sft {choice}",
+    "rollout": "rlhf train algorithm=ppo reward=sentiment {choice} policy.path=RUN/sft/result",
+    "evaluator": "rlhf train algorithm=evaluate {choice} policy.path=RUN/sft/result",
+    "tracker": "rlhf train {choice}",
+    "benchmark": "rlhf bench run impl={name}",
+}
+"""A command that puts a plugin of each kind to use."""
+
+
 def _examples(info: PluginInfo, fields: tuple[FieldDoc, ...]) -> Iterator[str]:
     several = info.kind in SEVERAL
-    choice = f"{info.kind}=[{info.name}]" if several else f"{info.kind}={info.name}"
+    choice = f"'{info.kind}=[{info.name}]'" if several else f"{info.kind}={info.name}"
     prefix = f"{info.kind}.{info.name}" if several else info.kind
     required = "".join(f" {prefix}.{field.name}=…" for field in fields if field.default is None)
-    yield f"rlhf train {choice}{required}"
-    for field in [field for field in fields if field.type in ("int", "float", "bool") and field.default][:2]:
-        yield f"rlhf train {choice}{required} {prefix}.{field.name}={field.default}"
-    if info.kind == "reward":
+    use = USES[info.kind].format(choice=choice + required, name=info.name)
+    yield use
+    if info.kind != "benchmark":
+        for field in [field for field in fields if field.type in ("int", "float", "bool") and field.default][:2]:
+            yield f"{use} {prefix}.{field.name}={field.default}"
+    if info.kind == "reward" and "parts" not in {field.name for field in fields}:
         yield f"rlhf train algorithm=ppo reward=sum +reward@reward.parts.{info.name}={info.name}"
+    yield f"rlhf check {choice}{required}"

@@ -6,6 +6,7 @@ imports the one class that was asked for, and says in one line what is wrong wit
 
 import dataclasses
 import difflib
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -21,6 +22,10 @@ from rlhf_core.errors import UserError
 KINDS = ("policy", "reward", "algorithm", "data", "rollout", "evaluator", "tracker")
 SEVERAL = ("evaluator", "tracker")
 """Kinds of which a run can have several at once: the config is a dict name → plugin."""
+
+
+EXTENSIONS = (*KINDS, "benchmark")
+"""All kinds that a package can register; a benchmark is no part of a run, so it is no config group."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +133,11 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """``". Did you mean X?"`` for the nearest option, or nothing."""
     near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
     return f". Did you mean {near[0]}?" if near else ""
+
+
+def importable(top: str) -> bool:
+    """Whether there is a module or package of this name (without dots); nothing is imported."""
+    return top in sys.builtin_module_names or _spec(top) is not None
 
 
 def package_folder(package: str) -> Path | None:

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_core.cli import main
 from rlhf_core.help import COMMANDS, help_text
-from rlhf_core.plugins import KINDS, available
+from rlhf_core.plugins import EXTENSIONS, KINDS, available
 from rlhf_core.presets import options
 
 CHEAP = [[], ["--help"], ["list"], ["list", "--json"], ["info", "algorithm=ppo"], ["--version"], ["nonsense"]]
@@ -70,7 +70,7 @@ def test_list(capsys):
     assert "ppo" not in text
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {(row["kind"], row["name"]) for row in rows} == {(kind, name) for kind in KINDS for name in available(kind)}
+    assert {(row["kind"], row["name"]) for row in rows} == {(kind, name) for kind in EXTENSIONS for name in available(kind)}
 
 
 def test_info(capsys):
@@ -84,6 +84,8 @@ def test_info(capsys):
     told = json.loads(capsys.readouterr().out)
     assert {"name", "type", "default", "doc"} == set(told["fields"][0])
     assert told["distribution"] == "rlhf-core"
+    assert "rlhf check algorithm=ppo" in told["examples"]
+    assert f"  {told['examples'][0]}" in page.splitlines()
 
 
 @pytest.mark.parametrize(

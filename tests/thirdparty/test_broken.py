@@ -10,6 +10,7 @@ CAUSES = {
     "broken": ("rlhf-broken 0.1", "rlhf_broken.py", "RuntimeError: no licence key found (line 3)"),
     "syntax": ("rlhf-broken 0.1", "rlhf_broken_syntax.py", "SyntaxError: expected ':'"),
     "gone": ("rlhf-broken 0.1", "rlhf_broken_gone", "ModuleNotFoundError: No module named 'rlhf_broken_gone'"),
+    "needy": ("rlhf-broken 0.1", "rlhf_broken_needy.py", "No module named 'a_module_that_nobody_has' (line 6)"),
     "oldapi": ("rlhf-oldapi 0.1", "rlhf_oldapi.py", "asks for plugin API 0, this rlhf has 1"),
     "noapi": ("rlhf-oldapi 0.1", "rlhf_oldapi.py", "states no rlhf_api"),
     "plain": ("rlhf-oldapi 0.1", "rlhf_oldapi.py", "is no dataclass"),
@@ -38,6 +39,7 @@ def test_list_marks_what_it_can_see_without_importing(rlhf):
     assert rows["plain"] == rows["forgot"] == "is no dataclass; decorate it with @dataclass"
     assert rows["gone"] == "there is no file for module rlhf_broken_gone"
     assert rows["syntax"] == "line 1: expected ':'"
+    assert rows["needy"] == "line 6: imports a_module_that_nobody_has, which is not installed"
     assert rows["thirdparty"] == ""
     assert "BROKEN: states no rlhf_api" in rlhf("list", "reward").stdout
 

@@ -1,0 +1,110 @@
+"""``rlhf check``: the conformance kit on the command line, on plugins chosen as ``rlhf train`` chooses them."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import plugins
+from ..errors import UserError
+from ..hydra_glue import compose_train
+from ..plugins import KINDS, SEVERAL, did_you_mean
+from ..run import device_of
+from ..settings import TrainSettings
+from .check import Check, Outcome
+from .checks import checks_of
+from .runner import attempt
+
+OFFERED = (*KINDS, "benchmark")
+
+
+def main(argv: list[str]) -> int:
+    """``rlhf check KIND=NAME [override …] [--only CHECK] [--json]``.
+
+    Returns:
+        1 where a check failed, else 0.
+
+    Raises:
+        UserError: nothing is chosen, no such plugin, setting or check.
+    """
+    only, words = _taken(argv, "--only")
+    as_json, words = "--json" in words, [word for word in words if word != "--json"]
+    if unknown := [word for word in words if word.startswith("-")]:
+        raise UserError(f"{unknown[0]}: no such option of rlhf check; there are --only CHECK and --json")
+    rows: list[dict[str, str]] = []
+    for choice, kind, plugin, device in _chosen(words):
+        checks = _named(checks_of(kind), only)
+        outcomes = (attempt(check, plugin, device) for check in checks)
+        rows += [_row(choice, outcome) for outcome in (outcomes if as_json else _told(choice, outcomes))]
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    return int(any(row["status"] == "failed" for row in rows))
+
+
+def _told(choice: str, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, each printed as it comes."""
+    print(choice)
+    counts: Counter[str] = Counter()
+    for outcome in outcomes:
+        print("  " + str(outcome).replace("\n", "\n  "), flush=True)
+        counts[outcome.status] += 1
+        yield outcome
+    print(", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "skipped")))
+
+
+def _taken(argv: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option that may be given several times, and the other words."""
+    values, words, rest = [], [], iter(argv)
+    for word in rest:
+        if word == option:
+            values.append(next(rest, ""))
+        elif word.startswith(f"{option}="):
+            values.append(word.partition("=")[2])
+        else:
+            words.append(word)
+    return values, words
+
+
+def _chosen(words: list[str]) -> Iterator[tuple[str, str, Any, str]]:
+    """What was typed, kind, plugin and device, of each plugin that is named."""
+    kinds = [kind for kind in OFFERED if any(word.lstrip("+").startswith(f"{kind}=") for word in words)]
+    if not kinds:
+        wrong = next((word for word in words if "=" in word), "nothing")
+        near = did_you_mean(wrong.partition("=")[0], OFFERED)
+        raise UserError(f"check: {wrong} names no plugin; say it as KIND=NAME, e.g. reward=sentiment{near}")
+    benchmarks = [word for word in words if word.startswith("benchmark=")]
+    for word in benchmarks:
+        yield word, "benchmark", plugins.load("benchmark", word.partition("=")[2])(), "cpu"
+    if kinds == ["benchmark"]:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        settings = compose_train([word for word in words if word not in benchmarks], Path(folder)).settings
+    device = str(device_of(settings.device)) if settings.device != "auto" else "cpu"
+    for kind in kinds:
+        for plugin in _of(settings, kind):
+            info = plugins.loaded(type(plugin))
+            yield f"{kind}={info.name if info else type(plugin).__name__}", kind, plugin, device
+
+
+def _of(settings: TrainSettings, kind: str) -> list[Any]:
+    """The plugins of a kind in a config; none of kind ``benchmark``, which no config has."""
+    found = getattr(settings, kind, ())
+    if found is None:
+        raise UserError(f"{kind}=null: there is nothing to check")
+    return list(found.values()) if kind in SEVERAL else [found] if found != () else []
+
+
+def _named(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:
+    names = [check.name for check in checks]
+    for name in only:
+        if name not in names:
+            near = did_you_mean(name, names) or f"; there are: {', '.join(names)}"
+            raise UserError(f"--only {name}: no such check{near}")
+    return [check for check in checks if not only or check.name in only]
+
+
+def _row(choice: str, outcome: Outcome) -> dict[str, str]:
+    told = {"expected": outcome.expected, "came": outcome.came, "cure": outcome.cure, "reason": outcome.reason}
+    return {"plugin": choice, "check": outcome.check.name, "status": outcome.status, "why": outcome.check.why} | told
