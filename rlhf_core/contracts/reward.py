@@ -62,7 +62,7 @@ class Reward(Protocol):
 
     One that also defines ``score_parts(samples)`` and ``total(parts)`` has its parts logged. One that also defines
     ``score_steps(samples)`` rewards steps on the way (process rewards) on top of ``score``, by pairs for each response:
-    (place of a step's last token in the response, counted from 0; its reward).
+    (place of a step's last token in the response, counted from 0; its reward); None: none this time.
     """
 
     def setup(self, run: "Run") -> None:
@@ -101,7 +101,9 @@ def step_rewards(reward: Reward, samples: Samples) -> Sequence[Sequence[tuple[in
     if not hasattr(reward, "score_steps"):
         return None
     name = f"reward {type(reward).__module__}.{type(reward).__name__}"
-    steps: Sequence[Sequence[tuple[int, float]]] = reward.score_steps(samples)
+    steps: Sequence[Sequence[tuple[int, float]]] | None = reward.score_steps(samples)
+    if steps is None:
+        return None
     if len(steps) != len(samples):
         raise UserError(f"{name}: score_steps() gave {len(steps)} lists, expected one a response: {len(samples)}")
     for number, (response, given) in enumerate(zip(samples.response_ids, steps, strict=True)):
