@@ -27,6 +27,7 @@ class ReinforceBaseline:
 
     def setup(self, run: Run) -> nn.Module:
         """The policy, and the order of the prompts, which follows from the run's seed."""
+        _ = run.reward  # says so where there is none: all scores would be 0
         self.run, self.policy, self.prompts = run, run.policy.language_model(run.data), run.data.prompts("train")
         self.policy.model.to(run.device).eval()  # no dropout: what is trained is what sampled
         self.order = Order(len(self.prompts), self.batch_size, run.seed, "prompts")
