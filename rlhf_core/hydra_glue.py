@@ -158,7 +158,22 @@ class _Task:
             return None
         from rlhf_core import run
 
-        return run.train(composed)
+        return objective(run.train(composed), composed.settings.objective)
+
+
+def objective(summary: dict[str, Any], name: str | None) -> object:
+    """What a sweeper is told of a run: a number of its last evaluation, or the whole summary.
+
+    Raises:
+        UserError: nothing of that name was measured.
+    """
+    if name is None:
+        return summary
+    measured: dict[str, float] = summary["metrics"]
+    if name not in measured:
+        near = plugins.did_you_mean(name, measured)
+        raise UserError(f"objective: {name} was not measured; there are {', '.join(sorted(measured)) or 'none'}{near}")
+    return measured[name]
 
 
 def _composed(

@@ -9,6 +9,7 @@ import difflib
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -100,7 +101,16 @@ def load(kind: str, name: str) -> type:
 
 
 def loaded(cls: type) -> PluginInfo | None:
-    """The plugin that ``cls`` is, if it was loaded as one."""
+    """The plugin that ``cls`` is, in this process or in the one that sent a configuration here; None: it is none."""
+    if cls not in _loaded:
+        for kind in KINDS:
+            for name, info in available(kind).items():
+                if (
+                    info.attribute == cls.__qualname__
+                    and info.module.partition(".")[0] == cls.__module__.partition(".")[0]
+                ):
+                    with suppress(UserError):
+                        load(kind, name)
     return _loaded.get(cls)
 
 

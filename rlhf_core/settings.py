@@ -70,6 +70,8 @@ class TrainSettings:
     """auto, cpu, cuda or cuda:N"""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice"""
+    objective: str | None = None
+    """the number of the last evaluation that a sweeper (hydra/sweeper=optuna) is told"""
     run_dir: str | None = None
     """the run folder; null makes runs/<date>_<time>_<algorithm>"""
 

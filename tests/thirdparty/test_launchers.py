@@ -8,23 +8,34 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_core.errors import UserError
+from rlhf_core.hydra_glue import objective
+
 from .conftest import pip
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 SPAWNED = """
-import multiprocessing, sys
+import multiprocessing, pickle, sys
 from pathlib import Path
 
-def work(overrides, queue):
+def compose(overrides):
     from rlhf_core.hydra_glue import compose_train
-    settings = compose_train(overrides, Path("run")).settings
-    queue.put((type(settings.reward).__module__, settings.reward.scale, type(settings.algorithm).__module__))
+    return compose_train(overrides, Path("run"))
+
+def work(overrides, sent, queue):
+    """One that composes by itself, as joblib's and submitit's workers do, and knows what it was sent, as ray's."""
+    from omegaconf import OmegaConf
+    from rlhf_core import plugins
+    names = [plugins.loaded(OmegaConf.get_type(pickle.loads(sent)[kind])).name for kind in ("reward", "algorithm")]
+    settings = compose(overrides).settings
+    queue.put((names, settings.reward.scale, type(settings.algorithm).__module__))
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=work, args=(sys.argv[1:], queue))
+    sent = pickle.dumps(compose(sys.argv[1:]).config)
+    process = context.Process(target=work, args=(sys.argv[1:], sent, queue))
     process.start()
     print(queue.get(timeout=60))
     process.join()
@@ -86,4 +97,12 @@ def test_a_spawned_process_finds_them(both, tmp_path, data):
     done = subprocess.run(
         [sys.executable, script, *data, *words], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
-    assert done.stdout.strip() == "('rlhf_good.rewards', 3.0, 'reinforce_baseline')", done.stderr
+    assert done.stdout.strip() == "(['thirdparty', 'reinforce_baseline'], 3.0, 'reinforce_baseline')", done.stderr
+
+
+def test_what_a_sweeper_is_told():
+    summary = {"headline": "", "metrics": {"win_rate": 0.75, "kl": 2.0}}
+    assert objective(summary, "win_rate") == 0.75
+    assert objective(summary, None) is summary
+    with pytest.raises(UserError, match=r"objective: winrate was not measured; there are kl, win_rate. Did you mean win_r"):
+        objective(summary, "winrate")
