@@ -1,4 +1,4 @@
-"""Sweeps over plugins of several packages in worker processes: Hydra's launchers joblib and submitit, a spawned process."""
+"""Sweeps over plugins of several packages in workers: of joblib, of submitit, and in a spawned process."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def compose(overrides):
     return compose_train(overrides, Path("run"))
 
 def work(overrides, sent, queue):
-    """One that composes by itself, as joblib's and submitit's workers do, and knows what it was sent, as ray's."""
+    # it composes by itself, as workers of joblib and submitit do, and knows what it was sent, as those of ray
     from omegaconf import OmegaConf
     from rlhf_core import plugins
     names = [plugins.loaded(OmegaConf.get_type(pickle.loads(sent)[kind])).name for kind in ("reward", "algorithm")]
@@ -104,5 +104,5 @@ def test_what_a_sweeper_is_told():
     summary = {"headline": "", "metrics": {"win_rate": 0.75, "kl": 2.0}}
     assert objective(summary, "win_rate") == 0.75
     assert objective(summary, None) is summary
-    with pytest.raises(UserError, match=r"objective: winrate was not measured; there are kl, win_rate. Did you mean win_r"):
+    with pytest.raises(UserError, match=r"winrate was not measured; there are kl, win_rate. Did you mean win_r"):
         objective(summary, "winrate")
