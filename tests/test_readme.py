@@ -50,6 +50,8 @@ def test_the_plugin_of_the_readme_is_chosen_typed_and_scores(tmp_path, installed
     assert "target: 12" in rlhf(*chosen, PYTHONPATH=str(tmp_path)).stdout
     chosen[2] = "reward.target=twelve"
     assert "reward.target" in rlhf(*chosen, PYTHONPATH=str(tmp_path)).stderr
+    checked = rlhf("check", "reward=brevity", PYTHONPATH=str(tmp_path))
+    assert checked.returncode == 0, checked.stdout
     scope: dict = {"__name__": "my_reward"}
     exec(compile(module, "my_reward.py", "exec"), scope)
     samples = type("Samples", (), {"responses": ["one two", "a " * 20]})

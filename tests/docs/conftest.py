@@ -17,7 +17,7 @@ TITLE = re.compile(r"^(?:#|//|<!--) ([\w./-]+\.\w+)$")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: ``bash`` is typed, a file (its first line names it) is written, the rest is for reading."""
+    """One fenced block: ``bash`` is typed, a file (its first or second line names it) is written, the rest is for reading."""
 
     page: str
     number: int
@@ -27,8 +27,8 @@ class Block:
     @property
     def file(self) -> str | None:
         """The file it is the content of."""
-        found = TITLE.match(self.text.partition("\n")[0])
-        return found[1] if found else None
+        found = (TITLE.match(line) for line in self.text.splitlines()[:2])  # Hydra wants "# @package" to be the first
+        return next((match[1] for match in found if match), None)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -63,7 +63,8 @@ class Author:
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
-        script = f"set -euo pipefail\n{block.text}\npwd > {self.folder}/.here"
+        commands = re.sub(r"^! (.+)$", r"if \1; then echo 'this should have failed: \1'; exit 1; fi", block.text, flags=re.M)
+        script = f"set -euo pipefail\n{commands}\npwd > {self.folder}/.here"
         done = subprocess.run(["bash", "-c", script], cwd=here, env=environment, capture_output=True, text=True)
         told = done.stdout + done.stderr
         assert done.returncode == 0, f"{block.page}, block {block.number}:\n{block.text}\n{told}"
