@@ -29,6 +29,9 @@ class BestOfN(OnPolicy):
 
     rlhf_api: ClassVar[int] = 1
     kl_places: ClassVar[tuple[str, ...]] = ("reward",)
+    rlhf_checks: ClassVar[dict[str, str]] = {
+        "zero_advantage_gives_zero_gradient": "the best of n is imitated even where all are alike",
+    }
 
     batch_size: int = 16  # prompts a rollout
     responses: int = 8  # n

@@ -90,10 +90,12 @@ def _chosen(words: list[str]) -> Iterator[tuple[str, str, Any, str]]:
 
 def _of(settings: TrainSettings, kind: str) -> list[Any]:
     """The plugins of a kind in a config; none of kind ``benchmark``, which no config has."""
-    found = getattr(settings, kind, ())
+    if kind not in KINDS:
+        return []
+    found = getattr(settings, kind)
     if found is None:
         raise UserError(f"{kind}=null: there is nothing to check")
-    return list(found.values()) if kind in SEVERAL else [found] if found != () else []
+    return list(found.values()) if kind in SEVERAL else [found]
 
 
 def _named(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:

@@ -7,7 +7,7 @@ import random
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from importlib import import_module
@@ -56,12 +56,22 @@ def attempt(check: Check, plugin: Any, device: str = "cpu") -> Outcome:
     return Outcome(check, "passed")
 
 
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""What a plugin may change for the whole process: how it is read, and put back."""
+
+
 @contextmanager
 def unharmed() -> Iterator[Path]:
     """An empty working directory, silence, fixed random numbers; afterwards all is as it was."""
     before, root = Path.cwd(), logging.getLogger()
     states = random.getstate(), np.random.get_state()
     level, handlers = root.level, root.handlers[:]
+    settings = [(put, get()) for get, put in SETTINGS]
     with tempfile.TemporaryDirectory() as name, torch.random.fork_rng(), redirect_stdout(io.StringIO()):
         os.chdir(name)
         try:
@@ -75,6 +85,8 @@ def unharmed() -> Iterator[Path]:
             np.random.set_state(states[1])
             root.setLevel(level)
             root.handlers[:] = handlers
+            for put, value in settings:
+                put(value)
 
 
 def seed(number: int) -> None:

@@ -1,0 +1,72 @@
+"""What is asked of every reward: each fault is found by its check, ours have none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_core import plugins
+from rlhf_core.testing import attempt
+from rlhf_core.testing.check import Outcome
+from rlhf_core.testing.checks.reward import CHECKS
+
+from .wrong_reward import RIGHT, WRONG
+
+
+def outcomes(reward: Any) -> list[Outcome]:
+    return [attempt(check, reward) for check in CHECKS]
+
+
+def failures(reward: Any) -> dict[str, Outcome]:
+    return {outcome.check.name: outcome for outcome in outcomes(reward) if outcome.status == "failed"}
+
+
+@pytest.mark.parametrize("cls", WRONG, ids=lambda cls: cls.__name__)
+def test_each_fault_is_found_by_its_check(cls):
+    checks, telling = WRONG[cls]
+    found = failures(cls())
+    assert set(found) == checks, "\n".join(map(str, found.values()))
+    assert any(telling in outcome.came for outcome in found.values()), "\n".join(map(str, found.values()))
+    assert all(outcome.cure and outcome.expected for outcome in found.values())
+
+
+@pytest.mark.parametrize("reward", RIGHT, ids=lambda reward: type(reward).__name__)
+def test_right_ones_pass(reward):
+    assert not failures(reward), "\n".join(map(str, failures(reward).values()))
+
+
+def test_what_a_reward_does_not_have_is_skipped():
+    skipped = {outcome.check.name: outcome.reason for outcome in outcomes(RIGHT[1]) if outcome.status == "skipped"}
+    assert skipped == {
+        "reads_text_alone": "it says that it needs more: reward: needs tokens",
+        "totals_its_parts": "it has no parts",
+        "gives_parts_that_can_be_logged": "it has no parts",
+        "places_its_steps": "it rewards no steps",
+        "ignores_the_order_of_steps": "it rewards no steps",
+    }
+
+
+def test_every_check_finds_something():
+    assert {check.name for check in CHECKS} == {name for checks, _ in WRONG.values() for name in checks}
+
+
+def our(name: str, **settings: Any) -> Any:
+    return plugins.load("reward", name)(**settings)
+
+
+def test_our_rules_pass():
+    parts = {"brief": our("length", maximum=10), "new": our("sum", parts={"repetition": our("repetition")})}
+    fading = {"brief": {"start": 1.0, "end": 0.0}}
+    total = our("sum", parts=parts, weights={"brief": 0.5}, schedules=fading)
+    for reward in (our("sentiment", scale=2.0), our("length"), our("repetition", size=2), total):
+        assert not failures(reward), "\n".join(map(str, failures(reward).values()))
+
+
+def test_our_models_pass(reward_checkpoint: Path, checkpoints: dict[str, Path]):
+    path = str(reward_checkpoint)
+    for reward in (
+        our("learned", path=path),
+        our("ensemble", paths=[path, path], combine="uncertainty"),
+        our("ai_judge", path=str(checkpoints["llama"])),
+    ):
+        assert not failures(reward), "\n".join(map(str, failures(reward).values()))
