@@ -68,12 +68,17 @@ examples
   rlhf info ppo                                            the name alone, where only one kind has it""",
     "new": """usage: rlhf new KIND NAME [--folder DIR]
 
-Writes a package that registers one plugin: pyproject.toml, a module with a working example, a preset, tests, a README.
+A package for a plugin of your own, working as it is: pyproject.toml with its entry point, a module of one page, a
+preset that shows it at work, tests (the contract and what it promises), a README. Nothing that is there is overwritten.
 KIND is policy, reward, algorithm, data, rollout, evaluator, tracker or benchmark.
+
+options
+  --folder DIR        where it is written (./NAME)
 
 examples
   rlhf new reward my_reward
-  rlhf new algorithm my_algorithm --folder ~/plugins/my_algorithm""",
+  rlhf new algorithm my_algorithm --folder ~/plugins/my_algorithm
+  rlhf new benchmark my_losses""",
     "check": """usage: rlhf check KIND=NAME [key=value …] [--only CHECK] [--json]
 
 Tries a plugin out in a small world: is its contract kept, and do its settings survive YAML, a sweep's worker, a resumed

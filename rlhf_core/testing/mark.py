@@ -1,14 +1,17 @@
 """The checks as pytest's."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .check import Check
 from .checks import checks_of, kind_of
 from .runner import attempt
 
+if TYPE_CHECKING:
+    import pytest
 
-def parametrize_with_checks(*plugins: Any, kind: str | None = None, device: str = "cpu") -> Any:
+
+def parametrize_with_checks(*plugins: Any, kind: str | None = None, device: str = "cpu") -> "pytest.MarkDecorator":
     """A mark that runs a test once for each check of each plugin, as its argument ``check``: call it.
 
     Args:

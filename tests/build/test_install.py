@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"rlhf_core": "rlhf_core", "plugins": "rlhf_plugins", "conf": "rlhf_core/conf"}
-DATA = {".py", ".yaml", ".html", ".j2", ".css", ".js", ".typed"}
+DATA = {".py", ".txt", ".yaml", ".html", ".j2", ".css", ".js", ".typed"}
 
 
 def sources() -> dict[Path, str]:

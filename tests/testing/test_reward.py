@@ -1,14 +1,15 @@
 """What is asked of every reward: each fault is found by its check, ours have none."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_core import plugins
 from rlhf_core.testing import attempt
 from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.reward import CHECKS
+from rlhf_core.testing.world import language_model, text_tokenizer
 
 from .wrong_reward import RIGHT, WRONG
 
@@ -55,18 +56,37 @@ def our(name: str, **settings: Any) -> Any:
 
 
 def test_our_rules_pass():
-    parts = {"brief": our("length", maximum=10), "new": our("sum", parts={"repetition": our("repetition")})}
+    parts = {"brief": our("length", minimum=1, maximum=10), "new": our("sum", parts={"repetition": our("repetition")})}
     fading = {"brief": {"start": 1.0, "end": 0.0}}
     total = our("sum", parts=parts, weights={"brief": 0.5}, schedules=fading)
     for reward in (our("sentiment", scale=2.0), our("length"), our("repetition", size=2), total):
         assert not failures(reward), "\n".join(map(str, failures(reward).values()))
 
 
-def test_our_models_pass(reward_checkpoint: Path, checkpoints: dict[str, Path]):
-    path = str(reward_checkpoint)
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A chat model with heads of 32, which our attention kernels are for."""
+    folder = tmp_path_factory.mktemp("judge")
+    language_model(text_tokenizer()).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def scorers(judge: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two reward models of the same architecture."""
+    folders = [tmp_path_factory.mktemp("scorer") for _ in range(2)]
+    for number, folder in enumerate(folders):
+        model = plugins.load("policy", "hf")(path=judge).scalar_model()
+        torch.manual_seed(number)
+        model.reset_head(std=0.5)
+        model.save(folder)
+    return list(map(str, folders))
+
+
+def test_our_models_pass(judge: str, scorers: list[str]):
     for reward in (
-        our("learned", path=path),
-        our("ensemble", paths=[path, path], combine="uncertainty"),
-        our("ai_judge", path=str(checkpoints["llama"])),
+        our("learned", path=scorers[0]),
+        our("ensemble", paths=scorers, combine="uncertainty"),
+        our("ai_judge", path=judge),
     ):
         assert not failures(reward), "\n".join(map(str, failures(reward).values()))

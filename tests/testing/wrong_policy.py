@@ -212,7 +212,9 @@ class TooLow(Own):
 
 
 @found_by(
-    the_temperature_is_applied="nats apart at temperature 1", next_token_agrees_with_logprobs="at temperature 0.7"
+    the_temperature_is_applied="nats apart at temperature 1",
+    next_token_agrees_with_logprobs="at temperature 0.7",
+    entropy_is_that_of_the_distribution="where −Σ p log p is",
 )
 class WithoutTemperature(Wrong):
     """Log-probs at temperature 1 whatever is asked."""
@@ -418,9 +420,7 @@ class SharesItsWeights(LanguageModel):
         return NoGradient(self.model, self.tokenizer)
 
 
-@found_by(
-    the_reference_stays="of the policy itself does not require grad any more", the_reference_starts_as_the_policy=None
-)
+@found_by(the_reference_stays="of the policy itself does not require grad any more")
 class FreezesThePolicy(Wrong):
     """frozen() freezes the policy on the way."""
 

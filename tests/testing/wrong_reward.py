@@ -243,9 +243,6 @@ class CachedByText(Words):
         return torch.tensor([self.cache[text] for text in samples.responses], dtype=torch.float32)
 
 
-WRONG[CachedByText][0].update({"ignores_the_rest_of_the_batch"})
-
-
 @found_by("keeps_no_hand_on_its_scores", telling="became another")
 @dataclass
 class Buffer(Words):
@@ -535,7 +532,7 @@ class LeavesOneOut(Words):
 WRONG[LeavesOneOut][0].add("ignores_the_order_of_steps")
 
 
-@found_by("places_its_steps", telling="of 63 tokens")
+@found_by("places_its_steps", telling="place 64 for response 0 of 64 tokens")
 @dataclass
 class AfterTheEnd(Words):
     """Counts from 1."""

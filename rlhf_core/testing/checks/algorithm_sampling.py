@@ -202,12 +202,11 @@ def zero_advantage_gives_zero_gradient(plugin: Any, world: World) -> None:
 def trains_on_what_was_chosen_alone(plugin: Any, world: World) -> None:
     """By words of the head that are in prompts alone, or were put into responses.
 
-    Of single microbatches too: advantages of responses to one prompt add up to 0, and so do the prompt's gradients.
+    Of one microbatch, too: advantages of responses to one prompt add up to 0, and so do the prompt's gradients.
     """
-    stage, minibatch = sampling(world, plugin, budget=1, uneven=True)
-    name = head_of(stage)
-    for pieces in (minibatch, minibatch[:1], minibatch[1:2]):
-        gradient = stage.gradients(pieces).of[name]
+    for budget, most in ((8192, None), (1, 1)):
+        stage, minibatch = sampling(world, plugin, budget=budget, uneven=True)
+        gradient = stage.gradients(minibatch[:most]).of[head_of(stage)]
         for word, what in ((ASK, "prompts"), (PAD, "padding")):
             far = unlike(gradient, word, USER)
             fail_if(not far <= 1e-3, came=f"the word {WORDS[word]!r}, only there in {what}, has a gradient ({far:.2g})")

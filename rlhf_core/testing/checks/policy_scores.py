@@ -64,7 +64,7 @@ def scores_packed_equal_apart(policy: Policy, world: World) -> None:
     with torch.no_grad():
         apart = [model(packed(model, [tokens])) for tokens in whole]
         rows = {"in a row with others": together.split(model(together)), "shared": shared.split(model(shared))}
-        ends = [values[-1:] for values in apart]
+        ends = [model.last(packed(model, [tokens])) for tokens in whole]
         lasts = {"in a row with others": model.last(together), "shared": model.last(shared)}
     for name, read in lasts.items():
         if told := unlike(ends, list(read[:, None]), allowed(model)):

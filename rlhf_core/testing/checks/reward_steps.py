@@ -11,7 +11,7 @@ from ...contracts.reward import Reward, Samples
 from ..check import Checks, NotApplicable, fail, fail_if
 from ..runner import seed
 from ..world import World
-from .scores import TOLERANCE, ready
+from .scores import TOLERANCE, ready, without_tokens
 
 CHECKS = check = Checks()
 
@@ -26,7 +26,7 @@ Steps = Sequence[Sequence[tuple[int, float]]]
 def places_its_steps(reward: Reward, world: World) -> None:
     """Of plain responses, odd ones, and none."""
     _ready(reward, world)
-    for samples in (world.samples, world.odd_samples, world.samples.select([])):
+    for samples in (world.samples, world.odd_samples, without_tokens(world.samples), world.samples.select([])):
         steps = _steps(reward, samples)
         count = len(steps) if hasattr(steps, "__len__") else type(steps).__name__
         fail_if(count != len(samples), f"{count} lists for {len(samples)} responses")
@@ -69,7 +69,7 @@ def _steps(reward: Any, samples: Samples) -> Steps:
 
 def _refuse_wrong(given: Any, number: int, length: int) -> None:
     for pair in given:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not _is_pair(pair):
             fail(f"{pair!r} for response {number}, no pair (place, reward)")
         place, value = pair
         fail_if(not isinstance(place, int), f"place {place!r} for response {number} is no whole number")
@@ -77,7 +77,13 @@ def _refuse_wrong(given: Any, number: int, length: int) -> None:
         fail_if(not isfinite(value), f"{value} at place {place} of response {number}")
 
 
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2
+
+
 def _same(first: Sequence[tuple[int, float]], second: Sequence[tuple[int, float]]) -> bool:
+    if not all(_is_pair(pair) for pair in (*first, *second)):
+        raise NotApplicable("it gives no pairs (place, reward)")
     if [place for place, _ in first] != [place for place, _ in second]:
         return False
     pairs = zip(first, second, strict=True)

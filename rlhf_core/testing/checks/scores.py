@@ -6,6 +6,7 @@ B responses.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,6 +89,16 @@ def rotated(samples: Samples) -> Samples:
     )
 
 
+def without_tokens(samples: Samples) -> Samples:
+    """The first prompt, with a response that was cut before its first token."""
+    return replace(samples.select([0]), responses=[""], response_ids=[[]], stops=["length"])
+
+
+def short(samples: Samples) -> Samples:
+    """Those of at most 1000 characters."""
+    return samples.select([number for number, text in enumerate(samples.responses) if len(text) <= 1000])
+
+
 def contents(samples: Samples) -> dict[str, Any]:
     """What samples hold, by name, copied, and how their tokenizer is set."""
     names = ("prompts", "responses", "prompt_ids", "response_ids", "stops")
@@ -116,17 +127,18 @@ def _salted(value: Any) -> int:
 
 
 class torch_changes:
-    """What of torch's settings was changed since; they are as before when it is left."""
+    """What of torch's settings was changed since; they are as runs begin when it is entered, as before when left."""
 
     def __enter__(self) -> "torch_changes":
         """Remember."""
+        self.outside = _settings()
+        _set(self.outside | {GRADIENTS: True, DTYPE: torch.float32})
         self.before = _settings()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Restore."""
-        for name, (_, restore) in _SETTINGS.items():
-            restore(self.before[name])
+        _set(self.outside)
 
     def __call__(self) -> str:
         """In words."""
@@ -135,16 +147,27 @@ class torch_changes:
                          if now[name] != self.before[name])  # fmt: skip
 
 
+GRADIENTS, DTYPE = "whether gradients are recorded", "the default dtype"
+
 _SETTINGS: dict[str, tuple[Any, Any]] = {
-    "whether gradients are recorded": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": (torch.get_default_device, torch.set_default_device),
+    GRADIENTS: (torch.is_grad_enabled, torch.set_grad_enabled),
+    DTYPE: (torch.get_default_dtype, torch.set_default_dtype),
+    "the default device": (torch.get_default_device, lambda device: torch.set_default_device(_explicit(device))),
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
 }
 
 
 def _settings() -> dict[str, Any]:
     return {name: read() for name, (read, _) in _SETTINGS.items()}
+
+
+def _set(settings: dict[str, Any]) -> None:
+    for name, (_, write) in _SETTINGS.items():
+        write(settings[name])
+
+
+def _explicit(device: torch.device) -> torch.device | None:
+    return None if device.type == "cpu" else device  # the CPU by name would cost time at every call
 
 
 def _cut(text: str, most: int = 30) -> str:
