@@ -80,19 +80,34 @@ NO_STD = "algorithm.scale_by_std=false"
 """With the KL in the loss A is not 0 at p*: it balances β·log π/π_ref, and what a group's std makes of it does not."""
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
-def test_a_group_s_mean_that_holds_the_response_itself_weakens_the_reward_beside_a_kl_in_the_loss(
-    start, small_world, name
-):
+WEAKENED = [*sized(256, 4), *KL_IN_LOSS, NO_STD]
+
+
+def test_a_group_s_mean_that_holds_the_response_itself_weakens_the_reward_beside_a_kl_in_the_loss(start, small_world):
     """Its expected gradient is that of (1 − 1/G)·E[r] − β·KL, whose optimum is the one of β′ = β·G/(G − 1)."""
     reference = small_world.distribution(small_world.start())
-    words = [*sized(256, 4), *KL_IN_LOSS, NO_STD]
-    words += ["algorithm.overlong_buffer=0", "algorithm.sampling_rounds=1"] if name == "dapo" else []
-    found = small_world.distribution(trained(start, small_world, small_world.reward, name, 60, *words))
+    found = small_world.distribution(trained(start, small_world, small_world.reward, "grpo", 60, *WEAKENED))
     own, other = (tilted(reference, small_world.rewards, beta) for beta in (BETA * 4 / 3, BETA))
     assert variation(own, other) > 0.05  # so that they can be told apart
     assert variation(found, own) < 0.02
     assert variation(found, other) > 0.05
+
+
+@pytest.mark.parametrize("name", ["dr_grpo", "dapo", "gspo", "cispo"])
+def test_the_others_have_the_same_gradient_there(start, small_world, name):
+    """Of responses of one word, at the first update of a rollout, the objectives are one: so the optimum is, too."""
+    overlong = ["algorithm.overlong_buffer=0", "algorithm.sampling_rounds=1"] if name == "dapo" else []
+
+    def gradients(name, *words):
+        stage = start(f"algorithm={name}", *small_world.overrides, *WEAKENED, f"algorithm.kl_coef={BETA}", *words)
+        stage.run.settings.reward = small_world.reward
+        with torch.no_grad():  # away from the reference, where the KL has a gradient
+            for number, parameter in enumerate(stage.module.parameters()):
+                parameter.mul_(1 + 0.05 * (number % 3))
+        return stage.gradients()[0]
+
+    for one, other in zip(gradients("grpo").values(), gradients(name, *overlong).values(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
 def test_whitening_puts_a_kl_in_the_loss_on_the_scale_of_standard_deviations(start, small_world):
