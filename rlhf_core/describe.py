@@ -190,7 +190,7 @@ def _fields(node: ast.ClassDef, lines: list[str]) -> list[FieldDoc]:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
         hint = ast.unparse(statement.annotation)
-        if "ClassVar" in hint or _not_asked_for(statement.value):
+        if "ClassVar" in hint or "KW_ONLY" in hint or _not_asked_for(statement.value):
             continue
         doc = _string(after) or _comment(statement, lines)
         found.append(FieldDoc(statement.target.id, hint.strip("'\""), _default(statement.value), doc))

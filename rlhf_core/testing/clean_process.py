@@ -68,7 +68,7 @@ def listing(module: str, name: str) -> dict[str, Any]:
 
     found = describe_class(module, name)
     imported = sorted({*HEAVY, module} & set(sys.modules))
-    fields = [field.name for field in found.fields if "KW_ONLY" not in field.type]
+    fields = [field.name for field in found.fields]
     return {"problem": found.problem, "api": found.api, "doc": found.doc, "fields": fields, "imported": imported}
 
 

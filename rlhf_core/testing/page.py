@@ -1,4 +1,4 @@
-"""The checks of each kind as a table in its page: ``python -m rlhf_core.testing.page docs/plugins`` writes them anew."""
+"""The table of checks in each kind's page: ``python -m rlhf_core.testing.page docs/plugins`` writes them anew."""
 
 import sys
 from pathlib import Path

@@ -4,13 +4,13 @@ import io
 import logging
 import os
 import random
+import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,19 @@ def run_checks(plugin: Any, kind: str | None = None, device: str = "cpu") -> Ite
     Raises:
         UserError: nothing tells its kind.
     """
-    for check in checks_of(kind or kind_of(plugin)):
-        yield attempt(check, plugin, device)
+    kind = kind or kind_of(plugin)
+    for check in checks_of(kind):
+        yield attempt(check, plugin, kind, device)
 
 
-def attempt(check: Check, plugin: Any, device: str = "cpu") -> Outcome:
-    """What comes of one check; whatever the plugin raises is a failure of it."""
+def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu") -> Outcome:
+    """What comes of one check of a plugin of this kind; whatever it raises is a failure of the check."""
     by_design = getattr(plugin, "rlhf_checks", {})
     if check.name in by_design:
         return Outcome(check, "skipped", reason=f"by design, {by_design[check.name]}")
     try:
         with unharmed() as folder:
-            check.body(deepcopy(plugin), World(folder, device))
+            check.body(deepcopy(plugin), World(folder, kind, device))
     except NotApplicable as reason:
         return Outcome(check, "skipped", reason=str(reason))
     except CheckFailed as found:
@@ -61,6 +62,7 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.get_default_device, lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
 )
 """What a plugin may change for the whole process: how it is read, and put back."""
 
@@ -98,6 +100,6 @@ def seed(number: int) -> None:
 
 def _place(error: BaseException, plugin: Any) -> str:
     """``" (my_reward.py, line 12)"``: the last line of the plugin's own file that the error passed through."""
-    file = getattr(import_module(type(plugin).__module__), "__file__", None)
+    file = getattr(sys.modules.get(type(plugin).__module__), "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""

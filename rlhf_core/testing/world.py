@@ -155,9 +155,9 @@ class Arms:
 class World:
     """What a check needs beside the plugin."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """``folder`` is empty, and the working directory."""
-        self.folder, self.device = folder, torch.device(device)
+    def __init__(self, folder: Path, kind: str, device: str = "cpu") -> None:
+        """``folder`` is empty, and the working directory; ``kind`` is what the plugin is checked as."""
+        self.folder, self.kind, self.device = folder, kind, torch.device(device)
         self._numbers = count()
 
     def run(self, *, seed: int = 0, max_new_tokens: int = 4, trainer: Trainer | None = None, **chosen: Any) -> Run:

@@ -162,7 +162,7 @@ class Padded(Bare):
 
 @dataclass
 class ActorCritic(Plain):
-    """A value head of its own over the response's first state, an entropy bonus, a length penalty, dropout as it comes."""
+    """A critic that starts at random, its loss beside the policy's, and an entropy bonus."""
 
     entropy: float = 0.05
 
@@ -257,4 +257,13 @@ class Looks:
         (folder / "found.txt").write_text(str(self.found))
 
 
-RIGHT = [Bare(), Bare(answers=8, prompts=2), Plain(), Plain(epochs=2, count=2), Padded(), ActorCritic(), Imitation(), Looks()]
+RIGHT = [
+    Bare(),
+    Bare(answers=8, prompts=2),
+    Plain(),
+    Plain(epochs=2, count=2),
+    Padded(),
+    ActorCritic(),
+    Imitation(),
+    Looks(),
+]

@@ -61,7 +61,7 @@ def settings_stay():
 
 
 def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin) for check in CHECKS}
+    return {check.name: attempt(check, plugin, "benchmark") for check in CHECKS}
 
 
 def failed(plugin) -> dict[str, Outcome]:

@@ -67,7 +67,7 @@ MISTAKES = [
 
 
 def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin) for check in CHECKS}
+    return {check.name: attempt(check, plugin, "evaluator") for check in CHECKS}
 
 
 def failed(plugin) -> dict[str, Outcome]:

@@ -51,8 +51,8 @@ def holds(plugin: Any, world: Any) -> None:
 
 
 def test_outcomes():
-    assert attempt(made(holds), Plain()).status == "passed"
-    failed = attempt(made(holds), Plain(scale=2))
+    assert attempt(made(holds), Plain(), "reward").status == "passed"
+    failed = attempt(made(holds), Plain(scale=2), "reward")
     assert str(failed).splitlines() == [
         "FAILED  holds",
         "        expected  two",
@@ -60,7 +60,7 @@ def test_outcomes():
         "        why       one is too few",
         "        cure      add one",
     ]
-    skipped = attempt(made(holds), ByDesign())
+    skipped = attempt(made(holds), ByDesign(), "reward")
     assert (skipped.status, skipped.reason) == ("skipped", "by design, it need not")
 
 
@@ -68,7 +68,7 @@ def test_a_branch_may_say_more():
     def differs(plugin, world):
         fail("3", expected="four", cure="count")
 
-    outcome = attempt(made(differs), Plain())
+    outcome = attempt(made(differs), Plain(), "reward")
     assert (outcome.expected, outcome.came, outcome.cure) == ("four", "3", "count")
 
 
@@ -76,7 +76,20 @@ def test_what_a_plugin_lacks_is_no_failure():
     def steps(plugin, world):
         raise NotApplicable("it has no steps")
 
-    assert attempt(made(steps), Plain()).reason == "it has no steps"
+    assert attempt(made(steps), Plain(), "reward").reason == "it has no steps"
+
+
+@dataclass
+class NoLoss:
+    """Most of an algorithm, and all that an evaluator has."""
+
+    optimizer: Any = None
+    total_steps: int = 3
+
+    def setup(self, run: Any) -> None: ...
+    def collect(self, step: int) -> None: ...
+    def evaluate(self, step: int) -> None: ...
+    def save(self, folder: Path) -> None: ...
 
 
 @dataclass
@@ -90,7 +103,7 @@ def test_what_it_raises_is_told_with_its_place():
         plugin.score(world.samples)
 
     line = Raises.score.__code__.co_firstlineno + 1
-    outcome = attempt(made(scores), Raises())
+    outcome = attempt(made(scores), Raises(), "reward")
     assert (outcome.status, outcome.came) == ("failed", f"RuntimeError: no luck ({Path(__file__).name}, line {line})")
 
 
@@ -117,7 +130,7 @@ def test_a_plugin_is_a_copy_and_the_process_is_left_as_it_was(capsys):
         logging.getLogger().addHandler(logging.NullHandler())
         torch.set_grad_enabled(False), torch.set_num_threads(2), torch.set_default_dtype(torch.float64)
 
-    assert attempt(made(meddles), plugin).status == "passed"
+    assert attempt(made(meddles), plugin, "reward").status == "passed"
     assert seen == [(False, True, [])]
     assert (plugin.scale, capsys.readouterr().out) == (1.0, "")
     assert process() == before
@@ -128,7 +141,8 @@ def test_the_kind_is_that_of_the_entry_point_or_of_the_methods():
     from rlhf_plugins.tracker.jsonl import Jsonl
 
     assert [kind_of(plugin) for plugin in (SFT(), Jsonl(), Plain())] == ["algorithm", "tracker", "reward"]
-    with pytest.raises(UserError, match=r"cannot tell its kind \(the nearest, \w+, needs .*kind="):
+    assert kind_of(NoLoss()) == "algorithm"  # the checks then say what it lacks
+    with pytest.raises(UserError, match=r"cannot tell its kind \(a \w+ needs .*kind="):
         kind_of(SimpleNamespace())
     with pytest.raises(UserError, match="kind: got 'rewards', expected"):
         checks_of("rewards")

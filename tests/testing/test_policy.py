@@ -21,7 +21,7 @@ from .wrong_policy import MISTAKES
 
 
 def outcomes(policy):
-    return [attempt(check, policy) for check in CHECKS]
+    return [attempt(check, policy, "policy") for check in CHECKS]
 
 
 def failed(policy):

@@ -1,5 +1,6 @@
 """What is asked of every reward: each fault is found by its check, ours have none."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,11 +12,11 @@ from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.reward import CHECKS
 from rlhf_core.testing.world import language_model, text_tokenizer
 
-from .wrong_reward import RIGHT, WRONG
+from .wrong_reward import RIGHT, WRONG, ChatAlone, HalfModel, Judge, SetupFails
 
 
 def outcomes(reward: Any) -> list[Outcome]:
-    return [attempt(check, reward) for check in CHECKS]
+    return [attempt(check, reward, "reward") for check in CHECKS]
 
 
 def failures(reward: Any) -> dict[str, Outcome]:
@@ -36,8 +37,13 @@ def test_right_ones_pass(reward):
     assert not failures(reward), "\n".join(map(str, failures(reward).values()))
 
 
+def test_only_half_precision_excuses_a_coarse_difference(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    assert set(failures(HalfModel())) == {"ignores_the_rest_of_the_batch"}
+
+
 def test_what_a_reward_does_not_have_is_skipped():
-    skipped = {outcome.check.name: outcome.reason for outcome in outcomes(RIGHT[1]) if outcome.status == "skipped"}
+    skipped = {outcome.check.name: outcome.reason for outcome in outcomes(Judge()) if outcome.status == "skipped"}
     assert skipped == {
         "reads_text_alone": "it says that it needs more: reward: needs tokens",
         "totals_its_parts": "it has no parts",
@@ -48,7 +54,20 @@ def test_what_a_reward_does_not_have_is_skipped():
 
 
 def test_every_check_finds_something():
-    assert {check.name for check in CHECKS} == {name for checks, _ in WRONG.values() for name in checks}
+    found = {name for checks, _ in WRONG.values() for name in checks} | {"reads_chat_and_plain_prompts"}
+    assert {check.name for check in CHECKS} == found
+
+
+def test_prompts_that_cannot_be_read_are_told():
+    found = failures(ChatAlone())["reads_chat_and_plain_prompts"]
+    assert "IndexError: tuple index out of range, of responses to plain prompts" in found.came
+    assert "prompt.shown" in found.cure
+
+
+def test_a_reward_that_cannot_be_set_up_passes_nothing():
+    assert {outcome.status for outcome in outcomes(SetupFails())} == {"failed", "skipped"}
+    assert all("reward.path: no such file" in outcome.came for outcome in failures(SetupFails()).values())
+    assert len(failures(SetupFails())) == len(CHECKS) - 4
 
 
 def our(name: str, **settings: Any) -> Any:
@@ -86,6 +105,7 @@ def scorers(judge: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_our_models_pass(judge: str, scorers: list[str]):
     for reward in (
         our("learned", path=scorers[0]),
+        our("learned", path=scorers[1], dtype="bfloat16"),
         our("ensemble", paths=scorers, combine="uncertainty"),
         our("ai_judge", path=judge),
     ):

@@ -64,7 +64,7 @@ MISTAKES = [
 
 
 def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin) for check in CHECKS}
+    return {check.name: attempt(check, plugin, "tracker") for check in CHECKS}
 
 
 def failed(plugin) -> dict[str, Outcome]:

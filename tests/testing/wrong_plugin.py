@@ -162,6 +162,21 @@ class StepsIsAMethod:
     def save(self, folder: Path) -> None: ...
 
 
+@found_by("has_its_contract", telling="no loss")
+@dataclass
+class NoLoss:
+    """An algorithm without an objective; what it has would do for an evaluator."""
+
+    rlhf_api: ClassVar[int] = 1
+    optimizer: float = 0.0
+    total_steps: ClassVar[int] = 1
+
+    def setup(self, run: Any) -> Any: ...
+    def collect(self, step: int) -> Any: ...
+    def evaluate(self, step: int) -> dict[str, float]: ...
+    def save(self, folder: Path) -> None: ...
+
+
 @found_by("takes_the_arguments_of_its_contract", telling="score(prompts, responses): missing a required argument")
 @dataclass
 class AsksForMore(Zero):

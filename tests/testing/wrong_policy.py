@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
@@ -478,7 +479,7 @@ class Rounded(LanguageModel):
         self.tokenizer.save_pretrained(folder)
 
 
-@found_by(is_saved_as_a_plain_checkpoint="")
+@found_by(is_saved_as_a_plain_checkpoint="transformers finds no tokenizer beside config.json")
 class ForgetsTheTokenizer(Wrong):
     """Saves the model alone."""
 
@@ -487,6 +488,25 @@ class ForgetsTheTokenizer(Wrong):
 class WithoutTokenizer(LanguageModel):
     def save(self, folder):
         self.model.save_pretrained(folder)
+
+
+@found_by(
+    is_saved_as_a_plain_checkpoint="adapters alone were saved", saves_what_was_trained="adapters alone were saved"
+)
+class SavesAdaptersAlone(Wrong):
+    """Saves its adapters without the model that they adapt; its scalar model has none."""
+
+    def language_model(self, data):
+        made = SmallPolicy.language_model(self, data)
+        config = LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=32, target_modules="all-linear")
+        return Unmerged(get_peft_model(made.model, config), made.tokenizer)
+
+
+class Unmerged(LanguageModel):
+    def save(self, folder):
+        self.model.get_base_model().config.save_pretrained(folder)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 @found_by(is_saved_as_a_plain_checkpoint="the chat template is")

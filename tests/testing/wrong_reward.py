@@ -60,7 +60,7 @@ class Squeezes(Words):
         return super().score(samples)[:, None].squeeze()
 
 
-@found_by("gives_one_score_a_response", "survives_an_empty_batch", telling="list for 8 responses")
+@found_by("gives_one_score_a_response", telling="list for 8 responses")
 @dataclass
 class ListOfNumbers(Words):
     """No tensor."""
@@ -152,7 +152,7 @@ class ByPlace(Words):
         return super().score(samples) + 0.1 * torch.arange(len(samples))
 
 
-@found_by("ignores_the_order_of_the_batch", telling="when the batch was reversed")
+@found_by("ignores_the_order_of_the_batch", "ignores_the_rest_of_the_batch", telling="when the batch was reversed")
 @dataclass
 class Sorted(Words):
     """Sorts by length to save padding, and leaves the scores sorted; seen in any batch of two."""
@@ -162,10 +162,7 @@ class Sorted(Words):
         return super().score(samples.select(order))
 
 
-WRONG[Sorted][0].add("ignores_the_rest_of_the_batch")
-
-
-@found_by("ignores_the_order_of_the_batch", "ignores_the_rest_of_the_batch", "does_not_reach", telling="response")
+@found_by("ignores_the_order_of_the_batch", "ignores_the_rest_of_the_batch", telling="response")
 @dataclass
 class FirstOfPrompt(Words):
     """A table within the batch by prompt: the first response to it stands for all."""
@@ -175,9 +172,6 @@ class FirstOfPrompt(Words):
         for prompt, value in zip(samples.prompts, self.values(samples), strict=True):
             found.setdefault(prompt, value)
         return torch.tensor([found[prompt] for prompt in samples.prompts], dtype=torch.float32)
-
-
-WRONG[FirstOfPrompt][0].discard("does_not_reach")
 
 
 @found_by("ignores_the_rest_of_the_batch", telling="alone")
@@ -212,7 +206,7 @@ class Ranks(Words):
         return (scores[:, None] > scores[None]).sum(1).float()
 
 
-@found_by("forgets_what_it_scored", "ignores_the_order_of_the_batch", telling="when others had been scored")
+@found_by("forgets_what_it_scored", "ignores_the_rest_of_the_batch", telling="when others had been scored")
 @dataclass
 class Running(Words):
     """Normalised by what it has seen so far."""
@@ -224,9 +218,6 @@ class Running(Words):
         scores = super().score(samples)
         self.seen += scores.tolist()
         return scores - float(np.mean(self.seen or [0.0]))
-
-
-WRONG[Running][0].update({"ignores_the_rest_of_the_batch", "repeats_under_a_seed"})
 
 
 @found_by("forgets_what_it_scored", telling="after others and")
@@ -257,7 +248,7 @@ class Buffer(Words):
         return scores
 
 
-@found_by("repeats_under_a_seed", telling="under the same seed")
+@found_by("repeats_under_a_seed", "forgets_what_it_scored", telling="under the same seed")
 @dataclass
 class Clock(Words):
     """Breaks ties by the time; the same text has the same number within one process."""
@@ -267,9 +258,6 @@ class Clock(Words):
 
     def score(self, samples):
         return super().score(samples) * (1 + self.salt)
-
-
-WRONG[Clock][0].add("forgets_what_it_scored")
 
 
 @found_by("repeats_under_a_seed", telling="in a process with other hash() values")
@@ -291,7 +279,7 @@ class Noise(Words):
         return super().score(samples) + torch.randn(len(samples))
 
 
-@found_by("repeats_under_a_seed", telling="under the same seed")
+@found_by("repeats_under_a_seed", "forgets_what_it_scored", telling="under the same seed")
 @dataclass
 class Unseeded(Words):
     """A generator that takes its seed from the system."""
@@ -301,9 +289,6 @@ class Unseeded(Words):
 
     def score(self, samples):
         return super().score(samples) * (1 + self.noise)
-
-
-WRONG[Unseeded][0].add("forgets_what_it_scored")
 
 
 @found_by("does_not_seed_the_run", telling="score() seeded torch")
@@ -520,16 +505,13 @@ class NumberedParts(Words):
         return parts[0]
 
 
-@found_by("places_its_steps", telling="7 lists for 8 responses")
+@found_by("places_its_steps", "ignores_the_order_of_steps", telling="7 lists for 8 responses")
 @dataclass
 class LeavesOneOut(Words):
     """The last has no steps."""
 
     def score_steps(self, samples):
         return [[(0, 1.0)] if tokens else [] for tokens in samples.response_ids][: max(len(samples) - 1, 0)]
-
-
-WRONG[LeavesOneOut][0].add("ignores_the_order_of_steps")
 
 
 @found_by("places_its_steps", telling="place 64 for response 0 of 64 tokens")
@@ -599,6 +581,16 @@ class Model(Words):
 
 
 @dataclass
+class HalfModel(Model):
+    """Right: rounds as bfloat16 does, so that scores differ in the third digit from batch to batch."""
+
+    def score(self, samples):
+        with torch.autocast("cpu", torch.bfloat16):
+            self.head(torch.zeros(1, self.size))
+        return super().score(samples) * (1 + 1e-3 * (len(samples) % 3))
+
+
+@dataclass
 class Judge(Words):
     """Right: refuses what it cannot score, draws numbers that follow from seed and text, caches by both."""
 
@@ -651,4 +643,22 @@ class PartsOfIt(Words):
         return None
 
 
-RIGHT = [Model(), Judge(), Steps(), PartsOfIt(), dataclass(type("JustWords", (Words,), {"__module__": __name__}))()]
+JustWords = dataclass(type("JustWords", (Words,), {"__module__": __name__}))
+
+RIGHT = [Model(), HalfModel(), Judge(), Steps(), PartsOfIt(), JustWords()]
+
+
+@dataclass
+class ChatAlone(Words):
+    """Wrong: the user's last turn, which a plain prompt does not have."""
+
+    def values(self, samples):
+        return [len(prompt.messages[-1].content) / 10 for prompt in samples.prompts]
+
+
+@dataclass
+class SetupFails(Words):
+    """Wrong from the start."""
+
+    def setup(self, run):
+        raise UserError("reward.path: no such file")

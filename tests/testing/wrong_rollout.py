@@ -87,6 +87,14 @@ class ForgetsAStop(Changing):
         return replace(rollout, stops=rollout.stops[:-1])
 
 
+@found_by(gives_one_response_a_prompt="6 logprobs for 7 prompts")
+class ForgetsALogprob(Changing):
+    """No log-probs of the last response."""
+
+    def change(self, model, rollout):
+        return replace(rollout, logprobs=rollout.logprobs[:-1])
+
+
 @found_by(gives_one_response_a_prompt="6 responses for 7 prompts", parts_give_what_the_whole_gives="within the whole")
 class OneForEqualNeighbours(SideBySide):
     """Answers a prompt once where neighbours share it, in small batches."""

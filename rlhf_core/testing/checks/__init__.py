@@ -22,18 +22,24 @@ def checks_of(kind: str) -> list[Check]:
 
 
 def kind_of(plugin: Any) -> str:
-    """The kind that a plugin is registered as, else the one whose contract it has.
+    """The kind that a plugin is registered as, else the one of whose contract it has the most.
 
     Raises:
-        UserError: it has none.
+        UserError: two are as near, and neither is complete.
     """
     value = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
     for kind in CONTRACTS:
         if any(info.value == value for info in plugins.available(kind).values()):
             return kind
-    fitting = [kind for kind in CONTRACTS if not missing(kind, plugin)]
-    if not fitting:
-        nearest = min(CONTRACTS, key=lambda kind: len(missing(kind, plugin)) / len(needed(kind)))
-        wanted = f"the nearest, {nearest}, needs {', '.join(needed(nearest))}"
-        raise UserError(f'{value}: cannot tell its kind ({wanted}); say it, as kind="{nearest}"')
-    return max(fitting, key=lambda kind: len(needed(kind)))  # an algorithm may have all that an evaluator has
+    ranked = sorted(CONTRACTS, key=lambda kind: _closeness(kind, plugin), reverse=True)
+    first, second = ranked[:2]
+    if missing(first, plugin) and _closeness(first, plugin) == _closeness(second, plugin):
+        wanted = f"a {first} needs {', '.join(needed(first))}, a {second} {', '.join(needed(second))}"
+        raise UserError(f'{value}: cannot tell its kind ({wanted}, …); say it, as kind="{first}"')
+    return first
+
+
+def _closeness(kind: str, plugin: Any) -> tuple[int, int]:
+    """How much of a kind's contract a plugin has, and how little it lacks."""
+    lacking = len(missing(kind, plugin))
+    return len(needed(kind)) - lacking, -lacking

@@ -13,7 +13,7 @@ from ...text import encode_prompt
 from ..check import Checks, fail
 from ..world import END, LEFT, RIGHT, WORDS, Arms, World
 from .algorithm_saving import opened, plain_logprobs, plain_scores, scores_of
-from .algorithm_stage import Stage, Words, fast, stage_of
+from .algorithm_stage import Stage, Words, fast, rows_for, stage_of
 
 CHECKS = check = Checks()
 
@@ -66,7 +66,7 @@ def _cure(plugin: Any, world: World, gains: list[float]) -> str:
 def learned(plugin: Any, world: World, arm: int, held_out: int) -> tuple[float, float, int]:
     """Log-odds (nats) of the better arm before and after training, and the steps it took."""
     reward = Arms({arm: 1.0, OTHER[arm]: -1.0})
-    data = Words(good=WORDS[arm], held_out=WORDS[held_out])
+    data = Words(rows_for(plugin), WORDS[arm], WORDS[held_out])
     stage = stage_of(world, fast(plugin), data=data, reward=reward, max_new_tokens=1)
     start = lean(stage, arm)
     for done in range(STEPS):
@@ -109,7 +109,8 @@ def _logprob(policy: LanguageModel, prompts: list[list[int]], word: int) -> floa
 def asked(stage: Stage) -> list[list[int]]:
     """Some training prompts, in tokens."""
     tokenizer = stage.policy.made[0].tokenizer
-    return [encode_prompt(tokenizer, prompt) for prompt in stage.run.data.prompts("train")[8:512:64]]
+    prompts = stage.run.data.prompts("train")
+    return [encode_prompt(tokenizer, prompt) for prompt in prompts[8 :: len(prompts) // 8]]
 
 
 def _saved(stage: Stage, world: World, arm: int) -> tuple[float, float]:

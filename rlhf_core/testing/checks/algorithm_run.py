@@ -12,7 +12,7 @@ from ...checkpoint import checkpoints
 from ...settings import Trainer as Every
 from ..check import Checks, NotApplicable, fail, fail_if
 from ..world import World
-from .algorithm_stage import Stage, Words, first_of, stage_of
+from .algorithm_stage import Stage, Words, first_of, rows_for, stage_of
 
 CHECKS = check = Checks()
 
@@ -158,7 +158,7 @@ def goes_on_through_the_data(plugin: Any, world: World) -> None:
     sizes = _sizes(stage_of(world, plugin))
     if len(sizes) < 2 or len(set(sizes)) > 1 or sizes[0] == 0:
         return
-    half = _sizes(stage_of(world, plugin, data=Words(size=Words.size // 2)))
+    half = _sizes(stage_of(world, plugin, data=Words(rows_for(plugin) // 2)))
     fail_if(
         half == sizes,
         came=f"the first {len(sizes)} steps have the same gradient (norm {sizes[0]:.6g}), with half of the data too",

@@ -21,7 +21,7 @@ from ...scalar_model import ScalarModel
 from ...settings import Trainer as Every
 from ..check import Checks, NotApplicable, fail_if
 from ..world import ASK, END, LEFT, OTHER, PAD, RIGHT, USER, WORDS, Arms, SmallData, World
-from .algorithm_stage import Stage, Watched, Words, stage_of
+from .algorithm_stage import Stage, Watched, Words, rows_for, stage_of
 
 CHECKS = check = Checks()
 
@@ -54,6 +54,7 @@ class TwoArms:
     temperature: float = 1.0
     top_p: float = 1.0
     after: tuple[int, ...] = (END,)
+    arm: int | None = None  # the only answer; None: one and the other in turn
     empty: int = 0  # every so manyth response is empty; 0: none
     uneven: bool = False  # prompts get longer from one to the next, so that gradients of equal ones do not cancel
     max_new_tokens: int = 4
@@ -61,13 +62,14 @@ class TwoArms:
     prompts: list[list[int]] = field(default_factory=list)  # that were answered
 
     def generate(self, model: LanguageModel, prompts: Sequence[Sequence[int]], generator: torch.Generator) -> Rollout:
-        """Words drawn with the generator."""
+        """The first answer is drawn with the generator, the others take turns."""
         self.states.append(bytes(generator.get_state().tolist()))
         self.prompts += [list(prompt) for prompt in prompts]
         if self.uneven:
             prompts = [[ASK] * (place % 3) + list(prompt) for place, prompt in enumerate(prompts)]
-        arms = torch.randint(2, (len(prompts),), generator=generator).tolist()
-        rows = [[(LEFT, RIGHT)[arm], *self.after] for arm in arms]
+        first = int(torch.randint(2, (1,), generator=generator))
+        arms = (LEFT, RIGHT) if self.arm is None else (self.arm, self.arm)
+        rows = [[arms[(first + place) % 2], *self.after] for place in range(len(prompts))]
         if self.empty:
             rows = [[] if place % self.empty == 1 else row for place, row in enumerate(rows)]
         chosen = [[place == 0 or token == END for place, token in enumerate(row)] for row in rows]
@@ -103,7 +105,7 @@ class Counted(Arms):
 def sampling(
     world: World, plugin: Any, worth: dict[int, float] | None = None, budget: int = 8192, **engine: Any
 ) -> tuple[Stage, list[Any]]:
-    """A stage with a level policy, and the first minibatch of a batch for which it sampled and scored.
+    """A stage with a level policy, and all microbatches of a batch for which it sampled and scored.
 
     Args:
         world: where.
@@ -117,15 +119,17 @@ def sampling(
     """
     rollout, reward = TwoArms(**engine), Counted(BETTER if worth is None else worth)
     every = Every(checkpoint_every=0, microbatch_tokens=budget)
-    stage = stage_of(world, plugin, every=every, policy=Level(), data=SmallData(), reward=reward, rollout=rollout)
+    stage = stage_of(
+        world, plugin, every=every, policy=Level(), data=SmallData(rows_for(plugin)), reward=reward, rollout=rollout
+    )
     _level_the_rest(stage)
     rollout.states.clear()
     rollout.prompts.clear()
     reward.asked = 0
-    minibatch = stage.first()
+    pieces = [piece for minibatch in stage.minibatches() for piece in minibatch]
     if not rollout.states or not reward.asked:
         raise NotApplicable("it does not learn from responses that it samples and scores anew at each step")
-    return stage, minibatch
+    return stage, pieces
 
 
 def _level_the_rest(stage: Stage) -> None:
@@ -152,45 +156,51 @@ def head_of(stage: Stage) -> str:
     raise NotApplicable("it does not train the head of the policy")
 
 
-def head_gradient(world: World, plugin: Any, **engine: Any) -> Tensor:
-    """``[V, H]`` of the first minibatch.
+def head_gradient(world: World, plugin: Any, most: int | None = None, **options: Any) -> Tensor:
+    """``[V, H]`` of the ``most`` first microbatches of a batch, less that of a reward of 0: what the reward moves.
 
     The row of a word is Σ_t c_t·(1[y_t = word] − 1/V)·h_t: those of words that are never trained on are all alike.
     """
-    stage, minibatch = sampling(world, plugin, **engine)
-    name = head_of(stage)
-    gradient = stage.gradients(minibatch).of[name]
+    found = []
+    for worth in (BETTER, {}):
+        stage, pieces = sampling(world, plugin, worth=worth, **options)
+        found.append(stage.gradients(pieces[:most]).of[head_of(stage)])
+    gradient = found[0] - found[1].nan_to_num()  # another check says where there is no finite one
     if not bool(gradient.any()):
-        raise NotApplicable("the first minibatch has no gradient; another check asks whether it learns at all")
+        raise NotApplicable("the reward makes no gradient; another check asks whether anything is learned")
     return gradient
 
 
 def unlike(gradient: Tensor, word: int, other: int) -> float:
     """How far two rows are apart, in units of the largest entry."""
-    return float((gradient[word] - gradient[other]).abs().max() / gradient.abs().max().clamp(min=1e-12))
+    return float((gradient[word] - gradient[other]).abs().max() / gradient.abs().max())
 
 
 @check(
-    "where all responses are worth the same, 0, the first minibatch has no gradient",
+    "where all responses are worth the same, 0, the gradient does not depend on them: the advantage is 0",
     why="something else than the reward moves the policy: it drifts where nothing can be learned, or noise grows",
     cure="multiply every log-prob by an advantage, the score less its baseline; add a small number to the standard "
     "deviation by which advantages are divided; detach values that are subtracted. An algorithm that imitates samples "
     "says so in rlhf_checks",
 )
 def zero_advantage_gives_zero_gradient(plugin: Any, world: World) -> None:
-    """Beside the gradient where the arms differ; a critic whose values are 0 is right already."""
-    stage, minibatch = sampling(world, plugin)
-    usual = stage.gradients(minibatch)
-    stage, minibatch = sampling(world, plugin, worth={})
-    found = stage.gradients(minibatch)
-    found.refuse_infinite()
-    if usual.largest == 0:
-        fail_if(found.largest > 1e-6, came=f"a gradient of {found.largest:.2g}, and none where the reward differs")
-        return
-    share, worst = max((float(gradient.abs().max()) / usual.largest, name) for name, gradient in found.of.items())
+    """One answer alone, then the other; what else is learned from, as text for pretraining, is the same both times.
+
+    Beside the gradient where the arms differ. A critic whose values are 0 is right already.
+    """
+    stage, pieces = sampling(world, plugin)
+    usual = stage.gradients(pieces).largest
+    found = []
+    for arm in (LEFT, RIGHT):
+        stage, pieces = sampling(world, plugin, worth={}, arm=arm)
+        found.append(stage.gradients(pieces))
+        found[-1].refuse_infinite()
+    gaps = {name: float((gradient - found[1].of[name]).abs().max()) for name, gradient in found[0].of.items()}
+    worst = max(gaps, key=lambda name: gaps[name])
     fail_if(
-        not share <= 1e-3,
-        came=f"a gradient {share:.2g} times as large as with a reward that tells responses apart, in {worst}",
+        gaps[worst] > 1e-3 * usual + 1e-7,
+        came=f"the gradient of {worst} changes with the answers by {gaps[worst]:.2g}, where a reward that tells them "
+        f"apart makes gradients of {usual:.2g}",
     )
 
 
@@ -205,8 +215,7 @@ def trains_on_what_was_chosen_alone(plugin: Any, world: World) -> None:
     Of one microbatch, too: advantages of responses to one prompt add up to 0, and so do the prompt's gradients.
     """
     for budget, most in ((8192, None), (1, 1)):
-        stage, minibatch = sampling(world, plugin, budget=budget, uneven=True)
-        gradient = stage.gradients(minibatch[:most]).of[head_of(stage)]
+        gradient = head_gradient(world, plugin, most, budget=budget, uneven=True)
         for word, what in ((ASK, "prompts"), (PAD, "padding")):
             far = unlike(gradient, word, USER)
             fail_if(not far <= 1e-3, came=f"the word {WORDS[word]!r}, only there in {what}, has a gradient ({far:.2g})")
@@ -261,7 +270,7 @@ def samples_anew_at_each_step(plugin: Any, world: World) -> None:
     """What the rollout is handed at the first two steps, and with another seed."""
     drawn, prompts = _drawn(world, plugin, seed=0)
     fail_if(
-        drawn[0] == drawn[1],
+        len(drawn) > 1 and drawn[0] == drawn[1],
         came="the generator that generate() was handed was in the same state at steps 0 and 1",
     )
     fail_if(
@@ -274,12 +283,14 @@ def samples_anew_at_each_step(plugin: Any, world: World) -> None:
 
 def _drawn(world: World, plugin: Any, seed: int) -> tuple[list[list[bytes]], list[list[int]]]:
     rollout, reward = TwoArms(), Counted(BETTER)
-    stage = stage_of(world, plugin, policy=Level(), data=Words(), reward=reward, rollout=rollout, seed=seed)
+    stage = stage_of(
+        world, plugin, policy=Level(), data=Words(rows_for(plugin)), reward=reward, rollout=rollout, seed=seed
+    )
     rollout.prompts.clear()
     states = []
-    for step in range(2):
+    for step in range(min(2, stage.trainer.total)):
         rollout.states.clear()
-        stage.first(step % stage.trainer.total)
+        stage.first(step)
         if not rollout.states:
             raise NotApplicable("it does not sample anew at each step")
         states.append(list(rollout.states))
@@ -293,8 +304,8 @@ def _drawn(world: World, plugin: Any, seed: int) -> tuple[list[list[bytes]], lis
 )
 def survives_empty_responses(plugin: Any, world: World) -> None:
     """Every third response is empty."""
-    stage, minibatch = sampling(world, plugin, empty=3)
-    stage.gradients(minibatch).refuse_infinite()
+    stage, pieces = sampling(world, plugin, empty=3)
+    stage.gradients(pieces).refuse_infinite()
 
 
 @dataclass

@@ -56,10 +56,13 @@ def saves_what_was_trained(plugin: Any, world: World) -> None:
     """Log-probs or scores of a few rows, after two steps."""
     stage, folder = _trained(plugin, world)
     trained = _model(stage)
-    if stage.trainer.total == 0 or trained is None:
-        raise NotApplicable("it trains no model that the policy plugin made")
+    if stage.trainer.total == 0:
+        raise NotApplicable("it trains nothing: total_steps is 0")
     if not (folder / "config.json").exists():
         raise NotApplicable("it saves no transformers checkpoint; another check says so")
+    if trained is None:  # none that the policy plugin made: what is saved has to change, at least
+        _refuse_the_start(plugin, world, folder)
+        return
     names = ("a language model", "a model of scores")
     scores = isinstance(trained, ScalarModel)
     fail_if(scores_of(folder) != scores, came=f"{names[not scores]} was saved, but {names[scores]} was trained")
@@ -80,6 +83,14 @@ def _trained(plugin: Any, world: World) -> tuple[Stage, Path]:
     folder = world.new_folder() / "result"
     stage.algorithm.save(folder)
     return stage, folder
+
+
+def _refuse_the_start(plugin: Any, world: World, folder: Path) -> None:
+    start = world.new_folder() / "result"
+    Stage(world, plugin).algorithm.save(start)
+    before, after = opened(start).state_dict(), opened(folder).state_dict()
+    moved = any(not torch.equal(tensor, before[name]) for name, tensor in after.items() if name in before)
+    fail_if(not moved, came="what was saved after two steps is what is saved before training")
 
 
 def _model(stage: Stage) -> LanguageModel | ScalarModel | None:

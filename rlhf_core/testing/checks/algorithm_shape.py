@@ -12,7 +12,7 @@ from ...contracts.algorithm import Loss, completed
 from ...optimizer import AdamW
 from ..check import Checks, fail, fail_if
 from ..world import Arms, World
-from .algorithm_stage import WORTH, Stage, Watched, Words, first_of, stage_of
+from .algorithm_stage import WORTH, Stage, Watched, Words, first_of, rows_for, stage_of
 
 CHECKS = check = Checks()
 
@@ -24,7 +24,7 @@ CHECKS = check = Checks()
 )
 def sets_up_what_it_trains(plugin: Any, world: World) -> None:
     """Whether or not it has steps: the optimiser is built before they are counted."""
-    run = world.run(policy=Watched(), data=Words(), reward=Arms(WORTH))
+    run = world.run(policy=Watched(), data=Words(rows_for(plugin)), reward=Arms(WORTH))
     run.settings.algorithm = plugin
     module = completed(plugin).setup(run)
     fail_if(not isinstance(module, nn.Module), came=f"setup() gave {_kind(module)}")
@@ -47,7 +47,7 @@ def sets_up_what_it_trains(plugin: Any, world: World) -> None:
 )
 def says_how_long_it_takes(plugin: Any, world: World) -> None:
     """A stage without steps has nothing to lose."""
-    run = world.run(policy=Watched(), data=Words(), reward=Arms(WORTH))
+    run = world.run(policy=Watched(), data=Words(rows_for(plugin)), reward=Arms(WORTH))
     run.settings.algorithm = plugin
     completed(plugin).setup(run)
     total, line = plugin.total_steps, None

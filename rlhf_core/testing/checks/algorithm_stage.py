@@ -30,7 +30,7 @@ WORTH = {END: -0.5, PAD: 0.1, USER: 0.3, ASK: 0.5, LEFT: -1.0, RIGHT: 1.0, OTHER
 
 @dataclass
 class Words(SmallData):
-    """512 prompts, no two alike; people answer ``good``, or ``held_out`` to the few that are held out."""
+    """Prompts of which no two are alike; people answer ``good``, or ``held_out`` to the few that are held out."""
 
     good: str = "right"
     held_out: str = "right"
@@ -151,7 +151,7 @@ class Stage:
     def __init__(self, world: World, plugin: Any, *, every: Every | None = None, **chosen: Any) -> None:
         """``chosen`` as ``World.run`` has them; data, reward and policy are those of this file unless given."""
         self.policy = chosen.setdefault("policy", Watched())
-        chosen.setdefault("data", Words())
+        chosen.setdefault("data", Words(rows_for(plugin)))
         chosen.setdefault("reward", Arms(WORTH))
         self.run = world.run(trainer=every, **chosen)
         self.begin(plugin)
@@ -239,6 +239,12 @@ def first_of(stage: Stage, step: int = 0) -> list[Any]:
         "at least one minibatch of at least one microbatch from the batch of a step",
         "let minibatches(batch) give a list of microbatches for each optimiser step",
     )
+
+
+def rows_for(plugin: Any) -> int:
+    """How many rows the data have: a few of the plugin's batches."""
+    batches = [value for name, value in vars(plugin).items() if "batch" in name and isinstance(value, int)]
+    return 8 * max(16, *batches)
 
 
 def fast(plugin: Any) -> Any:

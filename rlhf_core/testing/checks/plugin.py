@@ -7,7 +7,6 @@ from typing import Any
 
 from ... import RLHF_API
 from ...contracts import CONTRACTS, missing, needed
-from ...errors import UserError
 from ..check import Checks, fail, fail_if
 from ..world import World
 from . import plugin_fields, plugin_loading
@@ -66,7 +65,7 @@ def is_documented(plugin: Any, world: World) -> None:
 )
 def has_its_contract(plugin: Any, world: World) -> None:
     """By name, and as what it is there: a method, or a value."""
-    kind = kind_for(plugin, world)
+    kind = world.kind
     lacking = missing(kind, plugin)
     wanted = f"a plugin of kind {kind} has {', '.join(needed(kind))}"
     fail_if(bool(lacking), f"no {' and no '.join(lacking)}", expected=wanted)
@@ -86,7 +85,7 @@ def has_its_contract(plugin: Any, world: World) -> None:
 )
 def takes_the_arguments_of_its_contract(plugin: Any, world: World) -> None:
     """They are handed over by their places, so their names are free."""
-    for name, asked in members(kind_for(plugin, world)):
+    for name, asked in members(world.kind):
         method = getattr(plugin, name, None) if inspect.isfunction(asked) else None
         if method is not None and callable(method):
             _refuse_other_arguments(name, asked, method)
@@ -110,19 +109,6 @@ def _refuse_other_arguments(name: str, asked: Callable[..., Any], method: Callab
             fail(f"{name}{asks}: {error}", expected=f"it can be called as {called}")
     if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
         fail(f"async {name}", f"{name}() gives its result at once", "write it without async; it may run a loop inside")
-
-
-def kind_for(plugin: Any, world: World) -> str:
-    """The kind that the plugin is checked as."""
-    from . import kind_of  # of the package that imports this file
-
-    kind: str | None = getattr(world, "kind", None)
-    if kind:
-        return kind
-    try:
-        return kind_of(plugin)
-    except UserError:
-        return min(CONTRACTS, key=lambda kind: len(missing(kind, plugin)) / len(needed(kind)))
 
 
 def members(kind: str) -> Iterator[tuple[str, Any]]:

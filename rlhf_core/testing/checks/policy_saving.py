@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...contracts.policy import Policy
+from ...failure import flat
 from ...language_model import LanguageModel
 from ..check import Checks, fail, fail_if
 from ..world import World
@@ -27,7 +28,7 @@ def is_saved_as_a_plain_checkpoint(policy: Policy, world: World) -> None:
     own = _stock(model.model, model)
     folder = saved(model, world)
     _compare(model, own, folder, "")
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer = _tokenizer(folder)
     fail_if(tokenizer.get_vocab() != model.tokenizer.get_vocab(), came="the saved tokenizer has other tokens")
     fail_if(
         tokenizer.eos_token_id != model.tokenizer.eos_token_id,
@@ -73,8 +74,7 @@ def saving_changes_nothing(policy: Policy, world: World) -> None:
 
 
 def _compare(model: LanguageModel, expected: list[Tensor], folder: Path, when: str) -> None:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    stock = _stock(loaded.to(model.device).eval(), model)
+    stock = _stock(_loaded(folder).to(model.device).eval(), model)
     for number, (own, read) in enumerate(zip(expected, stock, strict=True)):
         if gap(own, read) > allowed(model.model):
             place, word = divmod(int((own - read).abs().argmax()), own.shape[1])
@@ -82,6 +82,26 @@ def _compare(model: LanguageModel, expected: list[Tensor], folder: Path, when: s
                 came=f"log-probs differ by up to {gap(own, read):.4f}{when}: of word {word} behind token {place} of "
                 f"sequence {number}, {float(own[place, word]):.4f} before and {float(read[place, word]):.4f} as read"
             )
+
+
+def _loaded(folder: Path) -> Any:
+    names = sorted(path.name for path in folder.glob("*"))
+    if "adapter_config.json" in names:
+        fail(came=f"adapters alone were saved, which need their base model: {', '.join(names)}")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        fail(came=f"transformers cannot read the model ({flat(error)}); saved were {', '.join(names) or 'no files'}")
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError):
+        fail(
+            came=f"transformers finds no tokenizer beside {', '.join(sorted(path.name for path in folder.glob('*')))}",
+            cure="save the tokenizer as well: self.tokenizer.save_pretrained(folder)",
+        )
 
 
 def _stock(model: Any, language_model: LanguageModel) -> list[Tensor]:

@@ -63,9 +63,12 @@ def scores_packed_equal_apart(policy: Policy, world: World) -> None:
     together, shared = packed(model, whole), Packed.answers(prompts, responses, world.device)
     with torch.no_grad():
         apart = [model(packed(model, [tokens])) for tokens in whole]
-        rows = {"in a row with others": together.split(model(together)), "shared": shared.split(model(shared))}
+        rows = {
+            "in a row with others": together.split(model(together)),
+            "behind a shared prompt": shared.split(model(shared)),
+        }
         ends = [model.last(packed(model, [tokens])) for tokens in whole]
-        lasts = {"in a row with others": model.last(together), "shared": model.last(shared)}
+        lasts = {"in a row with others": model.last(together), "behind a shared prompt": model.last(shared)}
     for name, read in lasts.items():
         if told := unlike(ends, list(read[:, None]), allowed(model)):
             fail(came=f"last(): {told.replace('token 0', 'the last token')}, first alone, then {name}")
@@ -211,7 +214,10 @@ def _stock_scores(folder: Path, found: list[list[int]], world: World) -> list[Te
 
 def _trunk(folder: Path, model: Any) -> list[Tensor]:
     """``[length, H]`` hidden states by stock transformers."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        raise NotApplicable("what it saves cannot be read, see is_saved_as_a_plain_checkpoint") from error
     loaded.to(model.device).eval()
     with torch.no_grad():
         return [

@@ -15,7 +15,18 @@ from ...failure import flat
 from ..check import Checks, NotApplicable, fail, fail_if
 from ..world import World
 from . import reward_independence, reward_parts, reward_steps
-from .scores import contents, named, not_finite, ready, scores_of, short, torch_changes, trouble_with, without_tokens
+from .scores import (
+    contents,
+    crash_of,
+    named,
+    not_finite,
+    ready,
+    scores_of,
+    short,
+    torch_changes,
+    trouble_with,
+    without_tokens,
+)
 
 CHECKS = check = Checks()
 
@@ -87,6 +98,21 @@ def carries_no_gradient(reward: Reward, world: World) -> None:
 
 
 @check(
+    "scores of responses to chat prompts and to plain ones",
+    why="data decides which of the two prompts are: of a chat, text is empty; of plain text, there are no messages",
+    cure="read prompt.shown, which is the text of either",
+)
+def reads_chat_and_plain_prompts(reward: Reward, world: World) -> None:
+    """Each kind apart; a reward that can read neither has other faults."""
+    ready(reward, world)
+    chat = [number for number, prompt in enumerate(world.samples.prompts) if prompt.messages]
+    plain = [number for number in range(len(world.samples)) if number not in chat]
+    crashes = [crash_of(reward, world.samples.select(places)) for places in (chat, plain)]
+    for crash, which, other in zip(crashes, ("chat", "plain"), reversed(crashes), strict=True):
+        fail_if(bool(crash) and not other, f"{crash}, of responses to {which} prompts")
+
+
+@check(
     "finite scores of empty, blank, foreign and very long responses",
     why="a policy says all of these, at the start of training most of all; one crash ends the run",
     cure="decide what no words are worth, say 0; cut what is too long for the model",
@@ -145,11 +171,9 @@ def leaves_samples_unchanged(reward: Reward, world: World) -> None:
     ready(reward, world)
     for samples in (world.samples, short(world.odd_samples)):
         before = contents(samples)
-        trouble = trouble_with(reward, samples)
+        trouble_with(reward, samples)  # which is told by other checks
         changed = [name for name, value in contents(samples).items() if value != before[name]]
         fail_if(bool(changed), f"score() changed samples.{' and samples.'.join(changed)}")
-        if trouble and samples is world.samples:
-            fail(trouble)
 
 
 @check(

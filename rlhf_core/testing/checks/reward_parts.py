@@ -46,7 +46,7 @@ def totals_its_parts(reward: Reward, world: World) -> None:
     ready(reward, world)
 
     whole, made = scores_of(reward, world.samples), scores_of(Totalled(reward), world.samples)
-    refuse_different(whole, made, world.samples, "by score()", "by total(score_parts())")
+    refuse_different(reward, whole, made, world.samples, "by score()", "by total(score_parts())")
 
 
 @check(

@@ -96,7 +96,7 @@ def stops_are_right(engine: RolloutEngine, world: World) -> None:
         rollout = sample(plain(engine, limit=limit), world.model, prompts)
         for number, (response, stop) in enumerate(zip(rollout.responses, rollout.stops, strict=False)):
             tokens = [int(token) for token in response]
-            chosen = rollout.chosen[number] if rollout.chosen else [True] * len(tokens)
+            chosen = rollout.chosen[number] if number < len(rollout.chosen) else [True] * len(tokens)
             own = [bool(place < len(chosen) and chosen[place]) for place in range(len(tokens))]
             told = f"response {number}, {words_of(tokens)!r}, with stop {stop!r}"
             fail_if(stop not in ("eos", "length"), came=told)

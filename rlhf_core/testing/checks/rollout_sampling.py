@@ -118,8 +118,10 @@ def rows(rollout: Rollout, prompts: Sequence[Sequence[int]], model: LanguageMode
     words = len(model.model.get_input_embeddings().weight)  # type: ignore[operator]
     found = []
     for number, (prompt, response) in enumerate(zip(prompts, rollout.responses, strict=False)):
+        if number >= len(rollout.logprobs):
+            break
         tokens = [int(token) for token in response]
-        chosen = [bool(flag) for flag in rollout.chosen[number]] if rollout.chosen else []
+        chosen = [bool(flag) for flag in rollout.chosen[number]] if number < len(rollout.chosen) else []
         chosen += [True] * (len(tokens) - len(chosen))
         last = next((place for place, token in enumerate(tokens) if token == model.end and chosen[place]), len(tokens))
         odd = next((place for place, token in enumerate(tokens) if not 0 <= token < words), len(tokens))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...contracts.reward import Reward, Samples
 from ...failure import flat
@@ -21,6 +22,9 @@ from ..world import World
 TOLERANCE = 1e-4
 """of the largest score: models round otherwise in batches of another size"""
 
+COARSE = 2e-2
+"""the same for what is computed in half precision"""
+
 
 def ready(reward: Reward, world: World, run_seed: int = 0) -> Any:
     """Set a reward up, in a run that is returned."""
@@ -30,30 +34,56 @@ def ready(reward: Reward, world: World, run_seed: int = 0) -> Any:
 def scores_of(reward: Reward, samples: Samples) -> Tensor:
     """``[B]`` float64 scores, the random numbers being the same each time."""
     seed(0)
-    found: Any = reward.score(samples)
-    try:
-        flat_scores = torch.as_tensor(found).detach().cpu().double().reshape(-1)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise NotApplicable("it gives no numbers") from error
-    if len(flat_scores) != len(samples):
+    found = numbers(reward.score(samples))
+    if len(found) != len(samples):
         raise NotApplicable("it does not give one score a response")
-    return flat_scores
+    return found
 
 
-def different(first: Tensor, second: Tensor) -> list[int]:
+def numbers(found: Any) -> Tensor:
+    """Float64, a copy, of whatever a reward gave."""
+    try:
+        return torch.as_tensor(found).detach().cpu().to(torch.float64, copy=True).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NotApplicable("it gives no numbers that can be read") from error
+
+
+def different(first: Tensor, second: Tensor, tolerance: float = TOLERANCE) -> list[int]:
     """Where ``[B]`` scores are not the same but for rounding; NaN is NaN."""
     finite = torch.cat([first, second])
     scale = float(finite[finite.isfinite()].abs().max()) if bool(finite.isfinite().any()) else 0.0
-    same = torch.isclose(first, second, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)
+    same = torch.isclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
     return (~same).nonzero().flatten().tolist()
 
 
-def refuse_different(first: Tensor, second: Tensor, samples: Samples, once: str, then: str) -> None:
-    """Fail with the first response whose two scores differ."""
-    if places := different(first, second):
+def refuse_different(reward: Reward, first: Tensor, second: Tensor, samples: Samples, once: str, then: str) -> None:
+    """Fail with the first response whose two scores differ, by more than what it computes in explains."""
+    places = different(first, second)
+    if places and computes_in_halves(reward, samples):
+        places = different(first, second, COARSE)
+    if places:
         at = places[0]
         text = f"response {at} ({_cut(samples.responses[at])}) got {first[at]:.6g} {once} and {second[at]:.6g} {then}"
         fail(text + (f"; {len(places)} of {len(samples)} differ" if len(places) > 1 else ""))
+
+
+class Halves(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees whether anything is computed in half precision, under autocast too."""
+
+    seen: bool = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As it would be without."""
+        found = func(*args, **(kwargs or {}))
+        self.seen |= isinstance(found, Tensor) and found.dtype in (torch.bfloat16, torch.float16)
+        return found
+
+
+def computes_in_halves(reward: Reward, samples: Samples) -> bool:
+    """Whether a reward's scores are rounded to three digits or fewer on the way."""
+    with Halves() as halves:  # type: ignore[no-untyped-call]
+        crash_of(reward, samples)
+    return bool(halves.seen)
 
 
 def not_finite(scores: Tensor, samples: Samples) -> str:
@@ -66,12 +96,22 @@ def not_finite(scores: Tensor, samples: Samples) -> str:
 
 def trouble_with(reward: Reward, samples: Samples) -> str:
     """Why a reward cannot score samples; empty where it gives each a finite number."""
+    if crash := crash_of(reward, samples):
+        return crash
     try:
         return not_finite(scores_of(reward, samples), samples)
     except NotApplicable as reason:
         return str(reason)
+
+
+def crash_of(reward: Reward, samples: Samples) -> str:
+    """What scoring raises; empty where it raises nothing."""
+    seed(0)
+    try:
+        reward.score(samples)
     except Exception as error:  # of a stranger
         return f"{type(error).__name__}: {flat(error)}"
+    return ""
 
 
 def named(samples: Samples) -> str:
