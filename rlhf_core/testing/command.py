@@ -15,7 +15,7 @@ from ..run import device_of
 from ..settings import TrainSettings
 from .check import Check, Outcome
 from .checks import checks_of
-from .runner import attempt
+from .runner import run_checks
 
 OFFERED = (*KINDS, "benchmark")
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     rows: list[dict[str, str]] = []
     for choice, kind, plugin, device in _chosen(words):
         checks = _named(checks_of(kind), only)
-        outcomes = (attempt(check, plugin, kind, device) for check in checks)
+        outcomes = run_checks(plugin, kind, device, checks)
         rows += [_row(choice, outcome) for outcome in (outcomes if as_json else _told(choice, outcomes))]
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -25,19 +25,19 @@ def parametrize_with_checks(*plugins: Any, kind: str | None = None, device: str 
     import pytest  # not needed to run a plugin
 
     cases = [
-        pytest.param(_bound(check, plugin, of, device), id=f"{type(plugin).__name__}-{check.name}")
-        for plugin, of in [(plugin, kind or kind_of(plugin)) for plugin in plugins]
+        pytest.param(_bound(check, plugin, of, device, raised), id=f"{type(plugin).__name__}-{check.name}")
+        for plugin, of, raised in [(plugin, kind or kind_of(plugin), dict[str, str]()) for plugin in plugins]
         for check in checks_of(of)
     ]
     return pytest.mark.parametrize("check", cases)
 
 
-def _bound(check: Check, plugin: Any, kind: str, device: str) -> Callable[[], None]:
+def _bound(check: Check, plugin: Any, kind: str, device: str, raised: dict[str, str]) -> Callable[[], None]:
     def bound() -> None:
         __tracebackhide__ = True
         import pytest
 
-        outcome = attempt(check, plugin, kind, device)
+        outcome = attempt(check, plugin, kind, device, raised)
         if outcome.status == "failed":
             pytest.fail(str(outcome), pytrace=False)
         if outcome.status == "skipped":

@@ -1,101 +1,76 @@
-"""Runs checks: each on a copy of the plugin, in a world of its own, leaving this process as it was."""
+"""Runs checks: each on a copy of the plugin, in a world of its own; whatever it raises is a failure."""
 
-import io
-import logging
-import os
-import random
 import sys
-import tempfile
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from ..contracts import missing
 from ..failure import flat
 from .check import Check, CheckFailed, NotApplicable, Outcome
 from .checks import checks_of, kind_of
+from .checks.plugin import CHECKS as COMMON
+from .process import unharmed
 from .world import World
 
 
-def run_checks(plugin: Any, kind: str | None = None, device: str = "cpu") -> Iterator[Outcome]:
-    """All checks of a plugin's kind, one after the other.
+def run_checks(
+    plugin: Any, kind: str | None = None, device: str = "cpu", checks: Iterable[Check] | None = None
+) -> Iterator[Outcome]:
+    """Checks of a plugin, one after the other.
 
     Args:
         plugin: an instance, not set up.
         kind: which kind of plugin it is; None: as it is registered, else by its methods.
         device: where models are.
+        checks: which; None: all of the kind.
 
     Raises:
         UserError: nothing tells its kind.
     """
-    kind = kind or kind_of(plugin)
-    for check in checks_of(kind):
-        yield attempt(check, plugin, kind, device)
+    kind, raised = kind or kind_of(plugin), dict[str, str]()
+    for check in checks_of(kind) if checks is None else checks:
+        yield attempt(check, plugin, kind, device, raised)
 
 
-def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu") -> Outcome:
-    """What comes of one check of a plugin of this kind; whatever it raises is a failure of the check."""
-    by_design = getattr(plugin, "rlhf_checks", {})
-    if check.name in by_design:
-        return Outcome(check, "skipped", reason=f"by design, {by_design[check.name]}")
+def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu", raised: dict[str, str] | None = None) -> Outcome:
+    """What comes of one check of a plugin of this kind; whatever it raises is a failure of the check.
+
+    Args:
+        check: what to ask.
+        plugin: an instance, not set up; the check gets a copy.
+        kind: what it is checked as.
+        device: where models are.
+        raised: errors that earlier checks met, each with the check's name: the same error needs no cure of its own.
+    """
+    if reason := _not_asked(check, plugin, kind):
+        return Outcome(check, "skipped", reason=reason)
     try:
         with unharmed() as folder:
             check.body(deepcopy(plugin), World(folder, kind, device))
-    except NotApplicable as reason:
-        return Outcome(check, "skipped", reason=str(reason))
+    except NotApplicable as why:
+        return Outcome(check, "skipped", reason=str(why))
     except CheckFailed as found:
         return Outcome(check, "failed", found.expected or check.expected, found.came, found.cure or check.cure)
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything at all
         came = f"{type(error).__name__}: {flat(error)}{_place(error, plugin)}"
-        return Outcome(check, "failed", check.expected, came, check.cure)
+        first = check.name if raised is None else raised.setdefault(came, check.name)
+        cure = check.cure if first == check.name else f"mend first what {first} met, it is the same error"
+        return Outcome(check, "failed", check.expected, came, cure)
     return Outcome(check, "passed")
 
 
-SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_num_threads, torch.set_num_threads),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    (torch.get_default_device, lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
-)
-"""What a plugin may change for the whole process: how it is read, and put back."""
-
-
-@contextmanager
-def unharmed() -> Iterator[Path]:
-    """An empty working directory, silence, fixed random numbers; afterwards all is as it was."""
-    before, root = Path.cwd(), logging.getLogger()
-    states = random.getstate(), np.random.get_state()
-    level, handlers = root.level, root.handlers[:]
-    settings = [(put, get()) for get, put in SETTINGS]
-    with tempfile.TemporaryDirectory() as name, torch.random.fork_rng(), redirect_stdout(io.StringIO()):
-        os.chdir(name)
-        try:
-            seed(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of libraries; what a plugin warns of is not what is asked
-                yield Path(name)
-        finally:
-            os.chdir(before)
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            root.setLevel(level)
-            root.handlers[:] = handlers
-            for put, value in settings:
-                put(value)
-
-
-def seed(number: int) -> None:
-    """Seed all generators that a plugin may draw from without being handed one."""
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
+def _not_asked(check: Check, plugin: Any, kind: str) -> str:
+    """Why a check is skipped before it is tried; empty where it is not."""
+    by_design: Mapping[str, str] = getattr(plugin, "rlhf_checks", {})
+    if check.name in by_design:
+        return f"by design, {by_design[check.name]}"
+    lacking = missing(kind, plugin)
+    if lacking and check not in COMMON:
+        return f"it has no {' and no '.join(lacking)}, see has_its_contract"
+    return ""
 
 
 def _place(error: BaseException, plugin: Any) -> str:

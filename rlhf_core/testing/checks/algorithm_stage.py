@@ -244,7 +244,7 @@ def first_of(stage: Stage, step: int = 0) -> list[Any]:
 def rows_for(plugin: Any) -> int:
     """How many rows the data have: a few of the plugin's batches."""
     batches = [value for name, value in vars(plugin).items() if "batch" in name and isinstance(value, int)]
-    return 8 * max(16, *batches)
+    return 8 * max([16, *batches])
 
 
 def fast(plugin: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...contracts.data import Data
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from . import data_reading
 from .data_reading import SPLITS, VIEWS, Reading, difference, read, reading_of, written

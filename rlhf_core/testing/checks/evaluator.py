@@ -10,7 +10,7 @@ import torch
 
 from ...contracts.evaluator import Evaluator, Subject
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from .random_state import RandomState
 from .subjects import Traits, alone, dropping_out, few, full, none, other, parts

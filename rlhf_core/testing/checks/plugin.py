@@ -11,7 +11,8 @@ from ..check import Checks, fail, fail_if
 from ..world import World
 from . import plugin_fields, plugin_loading
 
-CHECKS = check = Checks()
+CHECKS: Checks = Checks()
+check = CHECKS
 
 API = f"rlhf_api: ClassVar[int] = {RLHF_API}"
 

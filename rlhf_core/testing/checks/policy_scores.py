@@ -16,7 +16,7 @@ from ...errors import UserError
 from ...language_model import hidden_states
 from ...scalar_model import ScalarModel
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from .policy_models import allowed, answers, gap, made, packed, saved, scalar, scorer, sequences, train, unlike
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ...contracts.policy import Policy
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from .policy_models import allowed, gap, made, packed, sequences, train, unlike
 

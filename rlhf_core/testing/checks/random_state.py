@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..runner import seed
+from ..process import seed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from ...contracts.reward import Reward, Samples
 from ..check import Checks, NotApplicable, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from .random_state import RandomState
 from .scores import different, numbers, other_hashes, ready, refuse_different, rotated, scores_of, short, trouble_with

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...contracts.reward import Reward, Samples
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import World
 from .scores import TOLERANCE, ready, without_tokens
 

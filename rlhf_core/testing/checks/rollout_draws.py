@@ -12,7 +12,7 @@ from torch import Tensor
 from ...contracts.rollout import Rollout, RolloutEngine
 from ...errors import UserError
 from ..check import Checks, NotApplicable, fail, fail_if
-from ..runner import seed
+from ..process import seed
 from ..world import ASK, ASSISTANT, LEFT, RIGHT, USER, WORDS, World
 from .rollout_sampling import (
     MANY,

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...contracts.reward import Reward, Samples
 from ...failure import flat
 from ..check import NotApplicable, fail
-from ..runner import seed
+from ..process import seed
 from ..world import World
 
 TOLERANCE = 1e-4
