@@ -17,7 +17,7 @@ TITLE = re.compile(r"^(?:#|//|<!--) ([\w./-]+\.\w+)$")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: ``bash`` is typed, a file (its first or second line names it) is written, the rest is for reading."""
+    """One fenced block: ``bash`` is typed, a file (one of its first two lines names it) is written, the rest is read."""
 
     page: str
     number: int
@@ -44,8 +44,8 @@ class Author:
     folder: Path
     python: Path
 
-    def follow(self, page: Path) -> str:
-        """Do what a page says; gives all that was printed."""
+    def follow(self, page: Path) -> None:
+        """Do what a page says; a failed check that it shows has to be one that was printed before."""
         here, printed = self.folder, ""
         for block in blocks(page):
             if block.file:
@@ -54,7 +54,9 @@ class Author:
             elif block.language == "bash":
                 here, told = self.type(block, here)
                 printed += told
-        return printed
+            elif block.text.startswith("FAILED"):
+                lines = [line.strip() for line in printed.splitlines()]
+                assert [line for line in block.text.splitlines() if line.strip() not in lines] == [], printed
 
     def type(self, block: Block, here: Path) -> tuple[Path, str]:
         """Run a block in a shell; gives the directory it ends in, and what it printed."""
@@ -63,7 +65,8 @@ class Author:
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
-        commands = re.sub(r"^! (.+)$", r"if \1; then echo 'this should have failed: \1'; exit 1; fi", block.text, flags=re.M)
+        failing = r"if \1; then echo 'this should have failed: \1'; exit 1; fi"  # after a "!", bash goes on either way
+        commands = re.sub(r"^! (.+)$", failing, block.text, flags=re.MULTILINE)
         script = f"set -euo pipefail\n{commands}\npwd > {self.folder}/.here"
         done = subprocess.run(["bash", "-c", script], cwd=here, env=environment, capture_output=True, text=True)
         told = done.stdout + done.stderr
