@@ -70,7 +70,8 @@ def test_list(capsys):
     assert "ppo" not in text
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {(row["kind"], row["name"]) for row in rows} == {(kind, name) for kind in EXTENSIONS for name in available(kind)}
+    names = {(kind, name) for kind in EXTENSIONS for name in available(kind)}
+    assert {(row["kind"], row["name"]) for row in rows} == names
 
 
 def test_info(capsys):

@@ -17,7 +17,7 @@ TITLE = re.compile(r"^(?:#|//|<!--) ([\w./-]+\.\w+)$")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: ``bash`` is typed, a file (one of its first two lines names it) is written, the rest is read."""
+    """One fenced block: ``bash`` is typed, a file (its first or second line names it) is written, others are read."""
 
     page: str
     number: int

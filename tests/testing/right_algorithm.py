@@ -199,8 +199,11 @@ class Imitation:
         self.model = run.policy.language_model(run.data)
         self.model.model.to(run.device).train()
         self.rows = [self.tokens(row) for row in run.data.demonstrations(self.split)]
-        self.total_steps = len(self.rows) // self.batch_size
         return self.model.model
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.rows) // self.batch_size
 
     def tokens(self, row: Any) -> tuple[list[int], list[int]]:
         tokenizer = self.model.tokenizer
@@ -214,7 +217,7 @@ class Imitation:
     def loss(self, rows: list[tuple[list[int], list[int]]]) -> Loss:
         packed = Packed.answers(*zip(*rows, strict=True), device=self.run.device)
         value = -self.model.logprobs(packed).sum() / sum(len(response) for _, response in rows)
-        return Loss(value, {"loss": float(value)})
+        return Loss(value, {"loss": value.item()})
 
     def state_dict(self) -> dict[str, Any]:
         return {"place": self.place}
