@@ -23,12 +23,17 @@ class Schedule:
     last: float = 10
 
     @staticmethod
-    def of(name: str, given: dict[str, float]) -> "Schedule":
-        """The schedule of a part, checked."""
+    def of(name: str, given: Any) -> "Schedule":
+        """The schedule of a part, checked here: OmegaConf cannot merge typed dicts of dicts from a file."""
         known = [item.name for item in fields(Schedule)]
-        if unknown := [key for key in given if key not in known]:
-            near = did_you_mean(unknown[0], known) or f"; there are {', '.join(known)}"
-            raise UserError(f"reward.schedules.{name}.{unknown[0]}: no such key{near}")
+        if not isinstance(given, dict):
+            raise UserError(f"reward.schedules.{name}: got {given!r}, expected {{{': …, '.join(known)}: …}}")
+        for key, value in given.items():
+            if key not in known:
+                near = did_you_mean(str(key), known) or f"; there are {', '.join(known)}"
+                raise UserError(f"reward.schedules.{name}.{key}: no such key{near}")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"reward.schedules.{name}.{key}: got {value!r}, expected a number")
         found = Schedule(**given)
         if found.last <= found.first:
             raise UserError(
@@ -54,7 +59,7 @@ class Sum:
 
     parts: dict[str, Any] = field(default_factory=dict)  # name → reward plugin
     weights: dict[str, float] = field(default_factory=dict)  # name → weight; 1 where none is given
-    schedules: dict[str, dict[str, float]] = field(default_factory=dict)  # name → a Schedule's fields; none: 1 always
+    schedules: dict[str, Any] = field(default_factory=dict)  # name → start, end, first, last: a factor; none: always 1
 
     def setup(self, run: Run) -> None:
         """Set the parts up."""

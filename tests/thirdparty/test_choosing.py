@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from rlhf_core.hydra_glue import compose_train
 from rlhf_core.plugins import provenance
@@ -131,3 +132,30 @@ def test_listed(rlhf, kind):
     rows = json.loads(rlhf("list", kind, "--json").stdout)
     assert {row["distribution"] for row in rows} >= {"rlhf-good"}
     assert all(row["kind"] == kind for row in rows)
+
+
+def test_a_config_group_of_the_strangers_own(jobs, capsys):
+    """A folder beside experiment/: it is chosen with +, and checked like everything else."""
+    assert jobs.train("reward=thirdparty", "+audience=children") == 0
+    assert jobs.seen[0].settings.reward.scale == 3.0
+    assert jobs.train("reward=mixture", "+audience=children") == 1  # it has no such field
+    assert "scale" in capsys.readouterr().err
+    assert jobs.train("reward=thirdparty", "+audience=childen") == 1
+    assert "Did you mean children?" in capsys.readouterr().err
+
+
+def test_an_experiment_may_mix_packages(rlhf, still, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mixed.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - /reward@reward.parts.loud: thirdparty\n  - /reward@reward.parts.short: length\n"
+        "  - override /reward: sum\n  - override /tracker: [jsonl, memory]\n"
+        "reward:\n  parts: {loud: {scale: 2}, short: {maximum: 60}}\n  weights: {short: 0.5}\n"
+        "  schedules: {loud: {start: 1, end: 0, last: 9}}\n"
+    )
+    shown = rlhf("train", *still, "-cd", "conf", "experiment=mixed", "reward.parts.loud.scale=4", "--cfg", "job")
+    assert shown.returncode == 0, shown.stderr
+    found = OmegaConf.create(shown.stdout)
+    assert (found.reward.parts.loud.scale, found.reward.parts.short.maximum) == (4.0, 60)
+    assert (dict(found.reward.weights), found.reward.schedules.loud.last) == ({"short": 0.5}, 9)
+    assert set(found.tracker) == {"jsonl", "memory"}
