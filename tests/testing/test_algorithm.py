@@ -8,6 +8,7 @@ from rlhf_core import plugins
 from rlhf_core.testing.checks.algorithm import CHECKS
 from rlhf_core.testing.runner import attempt
 
+from . import wrong_algorithm_runs  # noqa: F401  # adds its own to the mistakes
 from .right_algorithm import RIGHT
 from .wrong_algorithm import EVERYWHERE, MISTAKES
 
@@ -42,7 +43,6 @@ def test_ours_pass(name):
 PPO = {
     "kl_in_loss": {"kl_in": "loss", "kl_estimator": "k3", "entropy_coef": 0.02, "missing_eos_penalty": 1.0},
     "text": {"ptx_coef": 0.5, "ptx_batch": 4},
-    "still_critic": {"freeze_critic": True, "kl_target": 1.0, "kl_horizon": 50},
     "short": {"steps": 1},
 }
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...settings import Trainer as Every
@@ -144,7 +143,7 @@ def one_piece_and_many(plugin: Any, world: World) -> tuple[Gradients, Gradients]
     for budget in BUDGETS:
         cut = _moved(plugin, world, budget)
         if cut.pieces > max(whole.pieces, 2):
-            if not torch.equal(whole.flat(), _moved(plugin, world, ONE_PIECE).flat()):
+            for _ in unequal(whole, _moved(plugin, world, ONE_PIECE)):
                 raise NotApplicable("its batches cannot be repeated; another check says so")
             return whole, cut
     raise NotApplicable(f"a minibatch has {whole.pieces} microbatch, whatever trainer.microbatch_tokens is")

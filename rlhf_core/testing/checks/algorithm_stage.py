@@ -3,11 +3,13 @@
 V vocabulary, H hidden size.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,18 +148,27 @@ class Gradients:
 
 
 class Stage:
-    """A copy of the plugin in a run of its own, set up."""
+    """A copy of a plugin in a run of its own."""
 
-    def __init__(self, world: World, plugin: Any, *, every: Every | None = None, **chosen: Any) -> None:
-        """``chosen`` as ``World.run`` has them; data, reward and policy are those of this file unless given."""
+    def __init__(
+        self, world: World, plugin: Any, *, every: Every | None = None, checkpoint: Path | None = None, **chosen: Any
+    ) -> None:
+        """Set a copy of the plugin up.
+
+        Args:
+            world: where.
+            plugin: what is copied.
+            every: how often to log, evaluate and save.
+            checkpoint: what a stopped run left behind; None: the run is new.
+            chosen: as ``World.run`` has them; data, reward and policy are those of this file unless given.
+        """
         self.policy = chosen.setdefault("policy", Watched())
         chosen.setdefault("data", Words(rows_for(plugin)))
         chosen.setdefault("reward", Arms(WORTH))
         self.run = world.run(trainer=every, **chosen)
-        self.begin(plugin)
-
-    def begin(self, plugin: Any) -> None:
-        """Set a copy of the plugin up."""
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, self.run.folder / "checkpoints" / checkpoint.name)
+            self.run.resume = True
         self.algorithm: Any = deepcopy(plugin)
         self.run.settings.algorithm = self.algorithm
         self.trainer = Quiet(self.run, self.algorithm)
@@ -180,6 +191,12 @@ class Stage:
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of the trained parameters."""
         return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    def refuse_changes(self, before: dict[str, Tensor], method: str) -> None:
+        """Fail where ``method`` has changed parameters since the snapshot ``before``, or left gradients."""
+        for name, parameter in self.trained.items():
+            fail_if(not torch.equal(parameter, before[name]), came=f"{method} changed parameters, {name} among them")
+            fail_if(parameter.grad is not None, came=f"{method} left gradients, in {name} among others")
 
     def minibatches(self, step: int = 0) -> Iterator[list[Any]]:
         """Of the batch of a step."""
