@@ -49,7 +49,7 @@ def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu", raised: d
         return Outcome(check, "skipped", reason=reason)
     try:
         with unharmed() as folder:
-            check.body(deepcopy(plugin), World(folder, kind, device))
+            check.body(deepcopy(plugin), World(folder, device, kind))
     except NotApplicable as why:
         return Outcome(check, "skipped", reason=str(why))
     except CheckFailed as found:

@@ -155,8 +155,8 @@ class Arms:
 class World:
     """What a check needs beside the plugin."""
 
-    def __init__(self, folder: Path, kind: str, device: str = "cpu") -> None:
-        """``folder`` is empty, and the working directory; ``kind`` is what the plugin is checked as."""
+    def __init__(self, folder: Path, device: str = "cpu", kind: str = "") -> None:
+        """``folder`` is empty, for a check the working directory, too; ``kind`` is what a plugin is checked as."""
         self.folder, self.kind, self.device = folder, kind, torch.device(device)
         self._numbers = count()
 

@@ -138,7 +138,8 @@ def test_linear(size: int, bias: bool, dtype: torch.dtype) -> None:
             given = [None if x is None else x.to(dtype) for x in given]
             found = torch.ops.rlhf.linear(*given)
             exact = F.linear(*(None if x is None else x.double() for x in given))
-            near({"out": found}, {"out": F.linear(*given)}, {"out": exact}, dtype)
+            # Some processors' products are one chain of sums: its rounding grows with the root of its length.
+            near({"out": found}, {"out": F.linear(*given)}, {"out": exact}, dtype, max(1e-6, size**0.5 * 2**-24))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

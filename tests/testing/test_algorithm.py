@@ -9,6 +9,7 @@ from rlhf_core.testing.checks.algorithm import CHECKS
 from rlhf_core.testing.runner import attempt
 
 from . import wrong_algorithm_runs  # noqa: F401  # adds its own to the mistakes
+from .asked import asked
 from .right_algorithm import RIGHT
 from .wrong_algorithm import EVERYWHERE, MISTAKES
 
@@ -57,7 +58,8 @@ def test_options_of_ours_pass(option):
 def test_each_mistake_fails_its_own_checks_alone(mistake):
     expected = MISTAKES[mistake]
     slow = bool(expected.keys() & set(SLOW))
-    found = failed(mistake(), [check for check in CHECKS if slow or check.name not in SLOW])
+    checks = [check for check in CHECKS if slow or check.name not in SLOW]
+    found = failed(mistake(), asked(checks, MISTAKES, mistake))
     assert found.keys() == expected.keys(), "\n".join(found.values())
     for name, words in expected.items():
         assert all(word in found[name] for word in words), found[name]

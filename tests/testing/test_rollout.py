@@ -6,19 +6,20 @@ from rlhf_core import plugins
 from rlhf_core.testing import attempt
 from rlhf_core.testing.checks.rollout import CHECKS
 
+from .asked import asked
 from .right_rollout import RIGHT
 from .wrong_rollout import MISTAKES
 
 
-def failed(engine):
+def failed(engine, checks=CHECKS):
     """What fails, by its name."""
-    outcomes = [attempt(check, engine, "rollout") for check in CHECKS]
+    outcomes = [attempt(check, engine, "rollout") for check in checks]
     return {outcome.check.name: outcome for outcome in outcomes if outcome.status == "failed"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_each_mistake_is_found_by_its_checks_alone(mistake):
-    found = failed(mistake())
+    found = failed(mistake(), asked(CHECKS, MISTAKES, mistake))
     assert {name: str(outcome) for name, outcome in found.items() if name not in MISTAKES[mistake]} == {}
     assert found.keys() == MISTAKES[mistake].keys()
     for name, words in MISTAKES[mistake].items():
