@@ -11,8 +11,8 @@ demo: $(READY)  ## pretrain → SFT → reward model → PPO on real human judgm
 	$(BIN)/rlhf pipeline
 
 test: $(READY)  ## the test suite; Triton's kernels first, in its interpreter, which is chosen when triton is imported
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/kernels -k triton
-	$(BIN)/python -m pytest -n auto
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist worksteal tests/kernels -k triton
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(READY)  ## every op against eager PyTorch, small shapes
 	$(BIN)/rlhf bench run preset=ci
