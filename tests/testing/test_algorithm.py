@@ -9,7 +9,7 @@ from rlhf_core.testing.checks.algorithm import CHECKS
 from rlhf_core.testing.runner import attempt
 
 from . import wrong_algorithm_runs  # noqa: F401  # adds its own to the mistakes
-from .asked import asked
+from .mistakes import asked
 from .right_algorithm import RIGHT
 from .wrong_algorithm import EVERYWHERE, MISTAKES
 

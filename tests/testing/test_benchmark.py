@@ -1,16 +1,14 @@
 """Benchmarks: right ones pass, each fault fails its own check, ours pass."""
 
 import pytest
-import torch
 
 from rlhf_core.bench.ops import operations
 from rlhf_core.plugins import load
-from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.benchmark import CHECKS
 from rlhf_core.testing.checks.benchmark_trial import SHAPES
-from rlhf_core.testing.runner import attempt
 
 from . import wrong_benchmark as wrong
+from .mistakes import failed, found_alone, outcomes
 
 OUTPUTS, GRADIENTS = "outputs_are_those_of_the_definition", "gradients_are_those_of_the_definition"
 NAMED, WHY_NOT = "gives_outputs_by_name", "says_why_not_in_a_few_words"
@@ -52,29 +50,9 @@ MISTAKES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def settings_stay():
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
-
-
-def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin, "benchmark") for check in CHECKS}
-
-
-def failed(plugin) -> dict[str, Outcome]:
-    return {name: one for name, one in outcomes(plugin).items() if one.status == "failed"}
-
-
 @pytest.mark.parametrize(("plugin", "expected"), MISTAKES, ids=lambda value: type(value).__name__)
 def test_each_mistake_fails_its_own_check(plugin, expected):
-    found = failed(plugin)
-    assert set(found) == set(expected), [str(one) for one in found.values()]
-    for name, words in expected.items():
-        assert words in found[name].came
-        assert found[name].cure and "\n" not in found[name].came
+    found_alone(failed(plugin, "benchmark", CHECKS), expected)
 
 
 def test_each_check_has_a_mistake():
@@ -87,12 +65,12 @@ def test_each_op_has_a_small_shape():
 
 @pytest.mark.parametrize("plugin", wrong.RIGHT, ids=lambda value: type(value).__name__)
 def test_right_ones_pass(plugin):
-    assert [str(one) for one in failed(plugin).values()] == []
+    assert [str(one) for one in failed(plugin, "benchmark", CHECKS).values()] == []
 
 
 @pytest.mark.parametrize("name", ["eager", "vectorised", "definition", "cpu", "copies"])
 def test_ours(name):
-    found = outcomes(load("benchmark", name)())
+    found = outcomes(load("benchmark", name)(), "benchmark", CHECKS)
     skipped = {check: one.reason for check, one in found.items() if one.status == "skipped"}
     assert [str(one) for one in found.values() if one.status == "failed"] == []
     assert skipped in ({}, {"reads_the_options": "none of its ops has options"}) or name == "cpu"
@@ -100,7 +78,7 @@ def test_ours(name):
 
 @pytest.mark.parametrize("name", ["triton", "cuda", "torchrl", "trl", "liger", "flash_attn", "torch_varlen"])
 def test_ours_that_may_not_run_here(name):
-    found = outcomes(load("benchmark", name)())
+    found = outcomes(load("benchmark", name)(), "benchmark", CHECKS)
     assert [str(one) for one in found.values() if one.status == "failed"] == []
     assert found["outputs_are_those_of_the_definition"].status in ("passed", "skipped")
     assert found["outputs_are_those_of_the_definition"].reason != ""

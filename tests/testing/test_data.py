@@ -5,14 +5,13 @@ import json
 import pytest
 
 from rlhf_core.plugins import load
-from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.data import CHECKS
-from rlhf_core.testing.runner import attempt
 from rlhf_plugins.data.human_ratings import DOMAINS, read_sentences
 
 from ..data.test_human_ratings import sdist as sdist  # a fixture
 from ..data.test_human_ratings import sdist_of
 from . import wrong_data as wrong
+from .mistakes import failed, found_alone, outcomes
 
 NAN = float("nan")
 
@@ -103,21 +102,9 @@ MISTAKES = [
 ]
 
 
-def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin, "data") for check in CHECKS}
-
-
-def failed(plugin) -> dict[str, Outcome]:
-    return {name: one for name, one in outcomes(plugin).items() if one.status == "failed"}
-
-
 @pytest.mark.parametrize(("plugin", "expected"), MISTAKES, ids=lambda value: type(value).__name__)
 def test_each_mistake_fails_its_own_check(plugin, expected):
-    found = failed(plugin)
-    assert set(found) == set(expected), [str(one) for one in found.values()]
-    for name, words in expected.items():
-        assert words is None or words in found[name].came
-        assert found[name].cure and "\n" not in found[name].came
+    found_alone(failed(plugin, "data", CHECKS), expected)
 
 
 def test_each_check_has_a_mistake():
@@ -126,11 +113,11 @@ def test_each_check_has_a_mistake():
 
 @pytest.mark.parametrize("plugin", wrong.RIGHT, ids=lambda value: type(value).__name__)
 def test_right_ones_pass(plugin):
-    assert [str(one) for one in failed(plugin).values()] == []
+    assert [str(one) for one in failed(plugin, "data", CHECKS).values()] == []
 
 
 def test_a_mistake_is_told_whole():
-    told = str(failed(wrong.HumanRole())["prompts_are_valid"])
+    told = str(failed(wrong.HumanRole(), "data", CHECKS)["prompts_are_valid"])
     assert "row 0" in told and "(180 of 180 rows that were looked at are wrong)" in told
     assert 'Message("user", "…")' in told
 
@@ -139,13 +126,13 @@ def test_what_another_process_cannot_import_is_skipped():
     class Local(wrong.Right):
         pass
 
-    outcome = outcomes(Local())["same_order_in_another_process"]
+    outcome = outcomes(Local(), "data", CHECKS)["same_order_in_another_process"]
     assert outcome.status == "skipped" and outcome.reason.startswith("another process cannot be handed it")
 
 
 def test_jsonl(data_files):
     plugin = load("data", "jsonl")(**{f"{view}_files": [str(path)] for view, path in data_files.items()})
-    found = outcomes(plugin)
+    found = outcomes(plugin, "data", CHECKS)
     assert {name: one.reason for name, one in found.items() if one.status != "passed"} == {
         "ranks_agree_with_ratings": "no ranking has ratings that differ"
     }
@@ -154,7 +141,7 @@ def test_jsonl(data_files):
 def test_jsonl_of_prompts_alone(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"question {number}"}) + "\n" for number in range(50)))
-    assert [str(one) for one in failed(load("data", "jsonl")(prompt_files=[str(path)])).values()] == []
+    assert [str(one) for one in failed(load("data", "jsonl")(prompt_files=[str(path)]), "data", CHECKS).values()] == []
 
 
 EACH = 20
@@ -172,5 +159,5 @@ def test_human_ratings(sdist, tmp_path):
         files[f"{stem}_GroundTruth"].append(f"{number}\t{one.mean}\t{one.text}")
     packed = {f"{name}.txt": "\n".join(lines).encode() for name, lines in files.items()}
     small = sdist_of(packed, tmp_path / "small.tar.gz")
-    found = outcomes(load("data", "human_ratings")(path=str(small)))
+    found = outcomes(load("data", "human_ratings")(path=str(small)), "data", CHECKS)
     assert {name: str(one) for name, one in found.items() if one.status != "passed"} == {}

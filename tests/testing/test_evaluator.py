@@ -1,14 +1,12 @@
 """Evaluators: right ones pass, each fault fails its own check, ours pass."""
 
 import pytest
-import torch
 
 from rlhf_core.plugins import load
-from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.evaluator import CHECKS
-from rlhf_core.testing.runner import attempt
 
 from . import wrong_evaluator as wrong
+from .mistakes import failed, found_alone, outcomes
 
 LEAVES = "leaves_the_policy_as_it_was"
 LACKS = "gives_nothing_where_there_is_nothing"
@@ -66,27 +64,9 @@ MISTAKES = [
 ]
 
 
-def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin, "evaluator") for check in CHECKS}
-
-
-def failed(plugin) -> dict[str, Outcome]:
-    return {name: one for name, one in outcomes(plugin).items() if one.status == "failed"}
-
-
-@pytest.fixture(autouse=True)
-def gradients_stay_on():
-    with torch.enable_grad():  # one of the mistakes is to switch them off
-        yield
-
-
 @pytest.mark.parametrize(("plugin", "expected"), MISTAKES, ids=lambda value: type(value).__name__)
 def test_each_mistake_fails_its_own_check(plugin, expected):
-    found = failed(plugin)
-    assert set(found) == set(expected), [str(one) for one in found.values()]
-    for name, words in expected.items():
-        assert words is None or words in found[name].came
-        assert found[name].cure and "\n" not in found[name].came
+    found_alone(failed(plugin, "evaluator", CHECKS), expected)
 
 
 def test_each_check_has_a_mistake():
@@ -95,15 +75,15 @@ def test_each_check_has_a_mistake():
 
 @pytest.mark.parametrize("plugin", wrong.RIGHT, ids=lambda value: type(value).__name__)
 def test_right_ones_pass(plugin):
-    assert [str(one) for one in failed(plugin).values()] == []
+    assert [str(one) for one in failed(plugin, "evaluator", CHECKS).values()] == []
 
 
 @pytest.mark.parametrize("name", ["ranking_accuracy", "win_rate", "perplexity"])
 def test_ours(name):
-    found = outcomes(load("evaluator", name)())
+    found = outcomes(load("evaluator", name)(), "evaluator", CHECKS)
     assert {name: str(one) for name, one in found.items() if one.status != "passed"} == {}
 
 
 def test_win_rate_against_a_checkpoint(checkpoints):
-    found = failed(load("evaluator", "win_rate")(against=str(checkpoints["gpt2"])))
+    found = failed(load("evaluator", "win_rate")(against=str(checkpoints["gpt2"])), "evaluator", CHECKS)
     assert [str(one) for one in found.values()] == []

@@ -12,32 +12,17 @@ from rlhf_core import plugins
 from rlhf_core.errors import UserError
 from rlhf_core.language_model import LanguageModel
 from rlhf_core.scalar_model import ScalarModel
-from rlhf_core.testing import attempt
 from rlhf_core.testing.checks.policy import CHECKS
 from rlhf_core.testing.world import SmallPolicy, text_tokenizer, word_tokenizer
 from rlhf_plugins.policy.hf import LoRA
 
-from .asked import asked
+from .mistakes import asked, failed, found_alone, outcomes
 from .wrong_policy import MISTAKES
-
-
-def outcomes(policy, checks=CHECKS):
-    return [attempt(check, policy, "policy") for check in checks]
-
-
-def failed(policy, checks=CHECKS):
-    """What fails, by its name."""
-    return {outcome.check.name: outcome for outcome in outcomes(policy, checks) if outcome.status == "failed"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_each_mistake_is_found_by_its_checks_alone(mistake):
-    found = failed(mistake(), asked(CHECKS, MISTAKES, mistake))
-    assert {name: str(outcome) for name, outcome in found.items() if name not in MISTAKES[mistake]} == {}
-    assert found.keys() == MISTAKES[mistake].keys()
-    for name, words in MISTAKES[mistake].items():
-        assert words in found[name].came
-        assert found[name].cure and found[name].expected
+    found_alone(failed(mistake(), "policy", asked(CHECKS, MISTAKES, mistake)), MISTAKES[mistake])
 
 
 def test_every_check_finds_a_mistake():
@@ -51,7 +36,7 @@ def test_a_policy_that_cannot_be_made_says_why_in_the_first_check():
             tokenizer.eos_token = None
             return LanguageModel(super().language_model(data).model, tokenizer)
 
-    assert "the tokenizer has no end token" in failed(Endless())["gives_a_language_model"].came
+    assert "the tokenizer has no end token" in failed(Endless(), "policy", CHECKS)["gives_a_language_model"].came
 
 
 @dataclass
@@ -122,7 +107,7 @@ class OfASubclass(SmallPolicy):
     "policy", [SmallPolicy(), LearnedPlaces(), HalfFrozen(), OfASubclass()], ids=lambda policy: type(policy).__name__
 )
 def test_right_policies_pass(policy):
-    assert {name: str(outcome) for name, outcome in failed(policy).items()} == {}
+    assert {name: str(outcome) for name, outcome in failed(policy, "policy", CHECKS).items()} == {}
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llama with adapters", "tiny", "tiny from a checkpoint"])
@@ -135,7 +120,7 @@ def test_ours_pass(name, checkpoints):
         "tiny": tiny(vocabulary=300, hidden=32, layers=2, context=32),
         "tiny from a checkpoint": tiny(path=str(checkpoints["llama"])),
     }[name]
-    found = outcomes(policy)
+    found = outcomes(policy, "policy", CHECKS).values()
     assert [str(outcome) for outcome in found if outcome.status == "failed"] == []
     skipped = {outcome.check.name for outcome in found if outcome.status == "skipped"}
     assert skipped <= ({"scores_start_from_the_policy"} if name == "tiny" else set())

@@ -6,25 +6,14 @@ from rlhf_core import plugins
 from rlhf_core.testing import attempt
 from rlhf_core.testing.checks.rollout import CHECKS
 
-from .asked import asked
+from .mistakes import asked, failed, found_alone
 from .right_rollout import RIGHT
 from .wrong_rollout import MISTAKES
 
 
-def failed(engine, checks=CHECKS):
-    """What fails, by its name."""
-    outcomes = [attempt(check, engine, "rollout") for check in checks]
-    return {outcome.check.name: outcome for outcome in outcomes if outcome.status == "failed"}
-
-
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_each_mistake_is_found_by_its_checks_alone(mistake):
-    found = failed(mistake(), asked(CHECKS, MISTAKES, mistake))
-    assert {name: str(outcome) for name, outcome in found.items() if name not in MISTAKES[mistake]} == {}
-    assert found.keys() == MISTAKES[mistake].keys()
-    for name, words in MISTAKES[mistake].items():
-        assert words in found[name].came
-        assert found[name].cure and found[name].expected
+    found_alone(failed(mistake(), "rollout", asked(CHECKS, MISTAKES, mistake)), MISTAKES[mistake])
 
 
 def test_every_check_finds_a_mistake():
@@ -33,7 +22,7 @@ def test_every_check_finds_a_mistake():
 
 @pytest.mark.parametrize("engine", RIGHT, ids=lambda engine: f"{type(engine).__name__}-{engine.temperature}")
 def test_right_engines_pass(engine):
-    assert {name: str(outcome) for name, outcome in failed(engine).items()} == {}
+    assert {name: str(outcome) for name, outcome in failed(engine, "rollout", CHECKS).items()} == {}
 
 
 @pytest.mark.parametrize("name", ["transformers", "calculator"])

@@ -3,11 +3,10 @@
 import pytest
 
 from rlhf_core.plugins import load
-from rlhf_core.testing.check import Outcome
 from rlhf_core.testing.checks.tracker import CHECKS
-from rlhf_core.testing.runner import attempt
 
 from . import wrong_tracker as wrong
+from .mistakes import failed, found_alone, outcomes
 
 MISTAKES = [
     (
@@ -63,23 +62,11 @@ MISTAKES = [
 ]
 
 
-def outcomes(plugin) -> dict[str, Outcome]:
-    return {check.name: attempt(check, plugin, "tracker") for check in CHECKS}
-
-
-def failed(plugin) -> dict[str, Outcome]:
-    return {name: one for name, one in outcomes(plugin).items() if one.status == "failed"}
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # that a file is left open is the mistake of one
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("plugin", "expected"), MISTAKES, ids=lambda value: type(value).__name__)
 def test_each_mistake_fails_its_own_check(plugin, expected):
-    found = failed(plugin)
-    assert set(found) == set(expected), [str(one) for one in found.values()]
-    for name, words in expected.items():
-        assert words is None or words in found[name].came
-        assert found[name].cure and "\n" not in found[name].came
+    found_alone(failed(plugin, "tracker", CHECKS), expected)
 
 
 def test_each_check_has_a_mistake():
@@ -90,21 +77,26 @@ def test_each_check_has_a_mistake():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("plugin", wrong.RIGHT, ids=lambda value: type(value).__name__)
 def test_right_ones_pass(plugin):
-    assert [str(one) for one in failed(plugin).values()] == []
+    assert [str(one) for one in failed(plugin, "tracker", CHECKS).values()] == []
 
 
 def test_what_writes_nothing_here_is_not_read():
-    assert outcomes(wrong.Remote())["keeps_every_row"].reason == "it writes no file in which numbers can be read"
+    assert (
+        outcomes(wrong.Remote(), "tracker", CHECKS)["keeps_every_row"].reason
+        == "it writes no file in which numbers can be read"
+    )
 
 
 def test_jsonl():
     assert {
-        name: str(one) for name, one in outcomes(load("tracker", "jsonl")()).items() if one.status != "passed"
+        name: str(one)
+        for name, one in outcomes(load("tracker", "jsonl")(), "tracker", CHECKS).items()
+        if one.status != "passed"
     } == {}
 
 
 def test_tensorboard():
     pytest.importorskip("tensorboard")
-    found = outcomes(load("tracker", "tensorboard")())
+    found = outcomes(load("tracker", "tensorboard")(), "tracker", CHECKS)
     skipped = {name: one.reason for name, one in found.items() if one.status != "passed"}
     assert skipped == {"keeps_every_row": "it writes no file in which numbers can be read"}
