@@ -2,9 +2,11 @@
 
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 
+import rlhf_core
 from rlhf_core.contracts import CONTRACTS
 from rlhf_core.contracts.algorithm import OPTIONAL
 from rlhf_core.testing.page import renewed
@@ -57,6 +59,22 @@ def promised(name, owner):
         owner = importlib.import_module(module)
         assert hasattr(owner, attribute), name
         return owner
+
+
+def written_for_authors():
+    """What our examples and the packages that ``rlhf new`` writes are made of."""
+    core = Path(rlhf_core.__file__).parent
+    return [*(DOCS / "examples").rglob("*.py"), *(core / "new" / "templates").rglob("*.py.txt")]
+
+
+@pytest.mark.parametrize("file", written_for_authors(), ids=lambda file: "/".join(file.parts[-3:]))
+def test_authors_are_shown_what_is_promised(file):
+    page = (DOCS / "compatibility.md").read_text(encoding="utf-8")
+    for module, names in re.findall(r"^ *from (rlhf_core[\w.]*) import (\(.*?\)|.*?)$", file.read_text(), re.M | re.S):
+        whole = f"`{module}`," in page or f"`{module}` " in page or f"`{module.rpartition('.')[0]}.*`" in page
+        row = next((line for line in page.splitlines() if f"`{module}`:" in line), "")
+        for name in re.findall(r"\w+", names):
+            assert whole or f"`{module}.{name}`" in page or f"`{name}`" in row, f"{module}.{name}"
 
 
 def test_the_run_has_what_setup_is_promised():
