@@ -40,6 +40,8 @@ class OnPolicy:
     """where ``kl_in`` may be"""
     grouped: ClassVar[bool] = False
     """whether responses are compared with the others to their prompt, which takes two"""
+    weighted: ClassVar[bool] = True
+    """whether ``objective`` weights tokens, which is where importance weights enter"""
 
     steps: int = 40  # rollouts
     batch_size: int = 16  # prompts a rollout
@@ -228,5 +230,8 @@ def check(algorithm: OnPolicy, run: Run) -> None:
             "algorithm.kl_estimator: k1 in the loss has a gradient of 0 in expectation; take k2 or k3, or "
             "algorithm.kl_in=reward"
         )
+    if algorithm.importance_cap is not None and not algorithm.weighted:
+        name = type(algorithm).__name__
+        raise UserError(f"algorithm.importance_cap: {name} weights no tokens: it would change nothing; leave it null")
     if algorithm.importance_cap is not None and algorithm.importance_cap <= 0:
         raise UserError(f"algorithm.importance_cap: got {algorithm.importance_cap}, expected more than 0, or null")

@@ -29,6 +29,7 @@ class BestOfN(OnPolicy):
 
     rlhf_api: ClassVar[int] = 1
     kl_places: ClassVar[tuple[str, ...]] = ("reward",)
+    weighted: ClassVar[bool] = False
     rlhf_checks: ClassVar[dict[str, str]] = {
         "zero_advantage_gives_zero_gradient": "the best of n is imitated even where all are alike",
     }

@@ -31,6 +31,7 @@ class OnlineDPO(OnPolicy):
     rlhf_api: ClassVar[int] = 1
     shares: ClassVar[tuple[str, ...]] = METRICS
     kl_places: ClassVar[tuple[str, ...]] = ("reward",)
+    weighted: ClassVar[bool] = False
 
     batch_size: int = 32  # prompts a rollout
     responses: int = 2  # responses a prompt

@@ -238,6 +238,8 @@ K1_IN_LOSS = ["algorithm.kl_in=loss", "algorithm.kl_estimator=k1", "algorithm.kl
         ("reinforce", ["algorithm.baseline=last"], "algorithm.baseline: got 'last', expected moving or batch or none"),
         ("reinforce_pp", ["algorithm.baseline=last"], "algorithm.baseline: got 'last', expected none or group"),
         ("ppo", ["algorithm.importance_cap=0"], "algorithm.importance_cap: got 0.0, expected more than 0, or null"),
+        ("online_dpo", ["algorithm.importance_cap=2"], "algorithm.importance_cap: OnlineDPO weights no tokens"),
+        ("best_of_n", ["algorithm.importance_cap=2"], "algorithm.importance_cap: BestOfN weights no tokens"),
         ("gspo", ["algorithm.importance_cap=-1"], "algorithm.importance_cap: got -1.0, expected more than 0, or null"),
         ("online_dpo", ["algorithm.beta=0"], "algorithm.beta: got 0.0, expected more than 0"),
         ("dapo", ["algorithm.sampling_rounds=0"], "algorithm.sampling_rounds: got 0, expected at least 1"),

@@ -5,6 +5,7 @@ import statistics
 import pytest
 import torch
 
+from rlhf_core import plugins
 from rlhf_core.contracts.rollout import Rollout
 
 END = 0
@@ -196,7 +197,8 @@ EVERY = [
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_gradient_comes_from_tokens_that_were_not_chosen(begun, name):
-    started = begun(name, "algorithm.entropy_coef=0.1", "algorithm.importance_cap=2")
+    weights = ["algorithm.importance_cap=2"] if plugins.load("algorithm", name).weighted else []
+    started = begun(name, "algorithm.entropy_coef=0.1", *weights)
     algorithm = started.algorithm
     batch = algorithm.collect(0)
     ((part,),) = algorithm.minibatches(batch)
