@@ -93,7 +93,7 @@ options
 examples
   rlhf check reward=sentiment
   rlhf check reward=length reward.minimum=4 reward.maximum=8
-  rlhf check algorithm=reinforce --only the_gradient_reaches_every_parameter
+  rlhf check algorithm=reinforce --only gradient_reaches_every_parameter
   rlhf check 'evaluator=[win_rate,perplexity]' tracker=[jsonl]
   rlhf check benchmark=eager --json""",
     "explain": """usage: rlhf explain [metrics [NAME …]] [--json]

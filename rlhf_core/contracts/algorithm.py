@@ -108,7 +108,7 @@ class Defaults:
 
     def headline(self, metrics: dict[str, float]) -> str:
         """The last evaluation as it is."""
-        return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or f"{self.total_steps} steps done"
+        return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or "trained; nothing was measured"
 
 
 OPTIONAL = tuple(name for name, value in vars(Defaults).items() if callable(value))

@@ -9,6 +9,7 @@ from ..errors import UserError
 from .name import Name
 
 TEMPLATES = Path(__file__).parent / "templates"
+WHAT = {"algorithm": "An algorithm", "evaluator": "An evaluator", "data": "A data source"}
 PARTS = {"data": ("package", "preset"), "benchmark": ("package",)}
 """Folders of templates beside the kind's own. Data need no examples, and a benchmark is no part of a configuration."""
 
@@ -24,6 +25,7 @@ def files(name: Name) -> dict[str, str]:
         "cls": name.cls,
         "distribution": name.distribution,
         "kind": name.kind,
+        "what": WHAT.get(name.kind, f"A {name.kind}"),
     }
     found = {}
     for folder in (*PARTS.get(name.kind, ("package", "preset", "examples")), name.kind):

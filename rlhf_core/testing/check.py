@@ -48,7 +48,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one check of one plugin; ``reason`` says why it was skipped."""
+    """What came of one check of one plugin.
+
+    ``reason`` says why it was skipped, ``same_as`` which check had met the error before that it failed by.
+    """
 
     check: Check
     status: Literal["passed", "failed", "skipped"]
@@ -56,11 +59,14 @@ class Outcome:
     came: str = ""
     cure: str = ""
     reason: str = ""
+    same_as: str = ""
 
     def __str__(self) -> str:
         """A line, and where it failed four more."""
         if self.status != "failed":
             return f"{self.status:8}{self.check.name}{f': {self.reason}' if self.reason else ''}"
+        if self.same_as:
+            return f"FAILED  {self.check.name}: by the error that {self.same_as} met, which has to be mended first"
         told = {"expected": self.expected, "came": self.came, "why": self.check.why, "cure": self.cure}
         return "\n".join([f"FAILED  {self.check.name}", *(f"        {name:10}{text}" for name, text in told.items())])
 

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 from .. import plugins
 from ..errors import UserError
 from ..hydra_glue import compose_train
-from ..plugins import KINDS, SEVERAL, did_you_mean
+from ..plugins import EXTENSIONS, KINDS, SEVERAL, did_you_mean
 from ..run import device_of
 from ..settings import TrainSettings
 from .check import Check, Outcome
 from .checks import checks_of
 from .runner import run_checks
-
-OFFERED = (*KINDS, "benchmark")
 
 
 def main(argv: list[str]) -> int:
@@ -46,12 +43,14 @@ def main(argv: list[str]) -> int:
 def _told(choice: str, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """The outcomes, each printed as it comes."""
     print(choice)
-    counts: Counter[str] = Counter()
+    names: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
     for outcome in outcomes:
         print("  " + str(outcome).replace("\n", "\n  "), flush=True)
-        counts[outcome.status] += 1
+        names[outcome.status].append(outcome.check.name)
         yield outcome
-    print(", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "skipped")))
+    print(", ".join(f"{len(found)} {status}" for status, found in names.items()))
+    if names["failed"]:
+        print(f"failed: {', '.join(names['failed'])}")
 
 
 def _taken(argv: Sequence[str], option: str) -> tuple[list[str], list[str]]:
@@ -69,10 +68,10 @@ def _taken(argv: Sequence[str], option: str) -> tuple[list[str], list[str]]:
 
 def _chosen(words: list[str]) -> Iterator[tuple[str, str, Any, str]]:
     """What was typed, kind, plugin and device, of each plugin that is named."""
-    kinds = [kind for kind in OFFERED if any(word.lstrip("+").startswith(f"{kind}=") for word in words)]
+    kinds = [kind for kind in EXTENSIONS if any(word.lstrip("+").startswith(f"{kind}=") for word in words)]
     if not kinds:
         wrong = next((word for word in words if "=" in word), "nothing")
-        near = did_you_mean(wrong.partition("=")[0], OFFERED)
+        near = did_you_mean(wrong.partition("=")[0], EXTENSIONS)
         raise UserError(f"check: {wrong} names no plugin; say it as KIND=NAME, e.g. reward=sentiment{near}")
     benchmarks = [word for word in words if word.startswith("benchmark=")]
     for word in benchmarks:

@@ -1,5 +1,6 @@
 """Runs checks: each on a copy of the plugin, in a world of its own; whatever it raises is a failure."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,12 +44,14 @@ def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu", raised: d
         plugin: an instance, not set up; the check gets a copy.
         kind: what it is checked as.
         device: where models are.
-        raised: errors that earlier checks met, each with the check's name: the same error needs no cure of its own.
+        raised: errors that earlier checks met, each with the check's name: the same error is not told twice.
     """
     if reason := _not_asked(check, plugin, kind):
         return Outcome(check, "skipped", reason=reason)
     try:
         with unharmed() as folder:
+            if kind == "tracker":  # they write where they stand; others may read files of the folder they are asked in
+                os.chdir(folder)
             check.body(deepcopy(plugin), World(folder, device, kind))
     except NotApplicable as why:
         return Outcome(check, "skipped", reason=str(why))
@@ -57,8 +60,7 @@ def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu", raised: d
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything at all
         came = f"{type(error).__name__}: {flat(error)}{_place(error, plugin)}"
         first = check.name if raised is None else raised.setdefault(came, check.name)
-        cure = check.cure if first == check.name else f"mend first what {first} met, it is the same error"
-        return Outcome(check, "failed", check.expected, came, cure)
+        return Outcome(check, "failed", check.expected, came, check.cure, same_as=first if first != check.name else "")
     return Outcome(check, "passed")
 
 

@@ -67,7 +67,7 @@ KL_AND_WEIGHTS = {
         (name, option)
         for name in POLICY_GRADIENTS
         for option in KL_AND_WEIGHTS
-        if option != "loss" or name not in ("online_dpo", "best_of_n")  # whose KL is in the reward alone
+        if option == "reward" or name not in ("online_dpo", "best_of_n")  # whose KL is there alone; no weights
     ],
 )
 def test_policy_gradients_in_one_piece_or_many(start, ppo, move, may_end, name, option):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,7 @@ def process() -> dict[str, Any]:
     """What plugins share with everything else."""
     root = logging.getLogger()
     return {
-        "here": Path.cwd(),
+        "here": str(Path.cwd()),
         "numbers": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
         "log": (root.level, root.handlers[:]),
         "torch": (torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype()),
@@ -123,7 +122,7 @@ def test_a_plugin_is_a_copy_and_the_process_is_left_as_it_was(capsys):
     before = process()
 
     def meddles(given, world):
-        seen.append((given is plugin, Path.cwd() == world.folder.resolve(), os.listdir()))
+        seen.append((given is plugin, str(Path.cwd()) == before["here"], list(world.folder.iterdir())))
         given.scale = 9.0
         print("noise")
         random.random(), np.random.random(), torch.rand(1)
@@ -131,9 +130,22 @@ def test_a_plugin_is_a_copy_and_the_process_is_left_as_it_was(capsys):
         torch.set_grad_enabled(False), torch.set_num_threads(2), torch.set_default_dtype(torch.float64)
 
     assert attempt(made(meddles), plugin, "reward").status == "passed"
-    assert seen == [(False, True, [])]
+    assert seen == [(False, True, [])]  # in the folder it is asked in, for settings may name files
     assert (plugin.scale, capsys.readouterr().out) == (1.0, "")
     assert process() == before
+
+
+def test_an_error_that_many_checks_meet_is_told_once():
+    def scores(plugin, world):
+        plugin.score(world.samples)
+
+    def scores_again(plugin, world):
+        plugin.score(world.samples)
+
+    first, second = run_checks(Raises(), "reward", checks=[made(scores), made(scores_again)])
+    assert (first.status, second.status) == ("failed", "failed")
+    assert len(str(first).splitlines()) == 5
+    assert str(second) == "FAILED  scores_again: by the error that scores met, which has to be mended first"
 
 
 def test_the_kind_is_that_of_the_entry_point_or_of_the_methods():
@@ -198,9 +210,26 @@ def test_the_command_as_data_and_one_check(capsys):
     assert {"why", "expected", "came", "cure", "reason"} < set(row)
 
 
+def test_files_are_found_from_where_one_stands(tmp_path, monkeypatch, capsys):
+    rows = [{"prompt": f"say of {word}", "response": f"it is {word}"} for word in ("a b c d e f g h " * 8).split()]
+    rows = [{**row, "prompt": f"{row['prompt']} and {number}"} for number, row in enumerate(rows)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "data=jsonl",
+        "data.prompt_files=[mine.jsonl]",
+        "data.demonstration_files=[mine.jsonl]",
+        "data.test_fraction=0.3",
+    ]
+    assert main(["check", *words]) == 0, capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
+
+
 def test_a_setting_that_the_plugin_refuses_fails_with_its_own_words(capsys):
     assert main(["check", "reward=length", "reward.minimum=0"]) == 1
-    assert "expected 0 < minimum" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("expected 0 < minimum" in line for line in lines) == 1
+    assert lines[-1].startswith("failed: gives_one_score_a_response, ")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def measures_something(evaluator: Evaluator, world: World) -> None:
     "an empty dict of a subject that lacks what it measures",
     why="a stage offers what it has: a reward model's stage no samples, a policy's no scorer; an evaluator that raises "
     "ends the run, and one that makes a number up misleads",
-    cure="begin evaluate() with: if subject.samples is None or subject.baseline is None: return {}",
+    cure="begin evaluate() with: if subject.samples is None: return {} (of .samples, .policy … what you read)",
 )
 def gives_nothing_where_there_is_nothing(evaluator: Evaluator, world: World) -> None:
     """Nothing at all, then each part alone and all but one."""

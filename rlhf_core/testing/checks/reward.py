@@ -4,6 +4,7 @@ B responses.
 """
 
 from dataclasses import fields, is_dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ def leaves_samples_unchanged(reward: Reward, world: World) -> None:
 
 
 @check(
-    "setup() leaves the fields as they are",
+    "setup() and score() leave the fields as they are",
     why="fields are the configuration that config.yaml records: a copy set up anew would start from other values",
     cure="keep what setup() makes in attributes that are no fields",
 )
@@ -191,7 +192,7 @@ def keeps_its_configuration(reward: Reward, world: World) -> None:
     for act in ("setup()", "score()"):
         for name in names:
             now = repr(getattr(reward, name))
-            fail_if(now != before[name], f"{act} changed {name} from {before[name][:80]} to {now[:80]}")
+            fail_if(now != before[name], f"{act} changed {name} from {shorten(before[name], 80)} to {shorten(now, 80)}")
         trouble_with(reward, world.samples)
 
 
