@@ -44,6 +44,8 @@ class Run:
     resume: bool = False
     step: int = 0
     """training steps done so far, for whatever follows a schedule"""
+    asked: bool = False
+    """whether the algorithm has asked for the evaluators"""
     started: list[Tracker] = field(default_factory=list)
     """the trackers that are to be closed"""
 
@@ -89,7 +91,8 @@ class Run:
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
-        """The evaluator plugins by name, set up."""
+        """The evaluator plugins by name, set up; for algorithms, which ask them."""
+        self.asked = True
         return self.settings.evaluator
 
     @property
@@ -134,6 +137,7 @@ def train_in(composed: Composed[TrainSettings], run: Run) -> dict[str, Any]:
         algorithm: Algorithm = run.settings.algorithm
         trainer = Trainer(run, algorithm)
         metrics = trainer.fit()
+        tell_of_idle_evaluators(run, composed.choices["algorithm"])
         if ranks.rank() == 0:
             with naming_a_full_disk(folder):
                 algorithm.save(folder / "result")
@@ -153,6 +157,13 @@ def train_in(composed: Composed[TrainSettings], run: Run) -> dict[str, Any]:
             tracker.close()
         logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+def tell_of_idle_evaluators(run: Run, algorithm: str) -> None:
+    """Say where evaluators were chosen that the algorithm never asked."""
+    if run.settings.evaluator and not run.asked and ranks.rank() == 0:
+        names = ", ".join(run.settings.evaluator)
+        print(f"evaluator: {names} measured nothing: algorithm={algorithm} asks no evaluators", flush=True)
 
 
 def claim(folder: Path, resume: bool) -> None:
@@ -180,7 +191,7 @@ def prepare(run: Run) -> None:
     run.data.setup(run.seed)
     if settings.reward is not None:
         settings.reward.setup(run)
-    for evaluator in run.evaluators.values():
+    for evaluator in run.settings.evaluator.values():
         evaluator.setup(run)
     for tracker in run.trackers.values():
         tracker.start(run.folder)

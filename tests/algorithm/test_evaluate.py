@@ -31,3 +31,12 @@ def test_no_reward_is_needed(start, checkpoints):
     started = start("algorithm=evaluate", "policy=hf", f"policy.path={checkpoints['llama']}",
                     "algorithm.eval_prompts=3", "rollout.max_new_tokens=4")  # fmt: skip
     assert set(started.algorithm.evaluate(0)) == {"length", "eos_frac"}
+
+
+def test_evaluators_that_nobody_asks_are_told_of(rlhf, data, checkpoints, tmp_path):
+    words = ["train", *data, "policy=hf", f"policy.path={checkpoints['llama']}", "evaluator=[win_rate,perplexity]"]
+    told = "evaluator: win_rate, perplexity measured nothing: algorithm=sft asks no evaluators"
+    done = rlhf(tmp_path, *words, "algorithm=sft", "trainer.max_steps=1")
+    assert (done.returncode, told in done.stdout.splitlines()) == (0, True)
+    done = rlhf(tmp_path, *words, "algorithm=evaluate", "algorithm.eval_prompts=3", "rollout.max_new_tokens=4")
+    assert (done.returncode, "asks no evaluators" in done.stdout) == (0, False)
