@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 
-from rlhf_core import __version__, explain, listing, new
+from rlhf_core import __version__, explain, listing
 from rlhf_core.complete import candidates, hydra_line
 from rlhf_core.errors import UserError
 from rlhf_core.failure import report
@@ -90,6 +90,12 @@ def _conformance(rest: list[str]) -> int:
     return conformance(rest)
 
 
+def _new(rest: list[str]) -> int:
+    from rlhf_core.new import main as new  # it reads every contract, a seventh of what `rlhf list` takes
+
+    return new(rest)
+
+
 def _check(rest: list[str]) -> int:
     from rlhf_core.testing.command import main as check  # tries plugins out, which takes torch
 
@@ -107,7 +113,7 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "pipeline": _pipeline,
     "list": listing.list_plugins,
     "info": listing.show_plugin,
-    "new": new.main,
+    "new": _new,
     "check": _check,
     "explain": explain.main,
     "report": _report,

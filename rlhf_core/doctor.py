@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_core import plugins
 from rlhf_core.errors import UserError
-from rlhf_core.failure import flat
+from rlhf_core.failure import flat, told
 from rlhf_core.fetch import cache_folder
 
 PACKAGES = ("rlhf-core", "torch", "transformers", "tokenizers", "peft", "hydra-core", "omegaconf", "triton", "numpy")
@@ -70,7 +70,7 @@ def _attempt(look: Any) -> dict[str, Any]:
     try:
         return dict(look())
     except Exception as error:  # a half-installed library may raise anything; saying so is the point
-        return {"error": f"{type(error).__name__}: {flat(error)}"}
+        return {"error": told(error)}
 
 
 def _torch() -> dict[str, Any]:

@@ -49,7 +49,7 @@ def explain(error: BaseException, again: str = "", known: str = "") -> tuple[str
         return "out of memory; lower trainer.microbatch_tokens, or the batch of the algorithm", USER_ERROR
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    text = f"internal error: {type(error).__name__}: {flat(error)}{where}"
+    text = f"internal error: {told(error)}{where}"
     return f"{text}; RLHF_TRACEBACK=1 shows all", INTERNAL_ERROR
 
 
@@ -77,3 +77,14 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 def flat(error: object) -> str:
     """Its text on one line."""
     return " ".join(str(error).split())
+
+
+def told(error: BaseException) -> str:
+    """What it is, and its text, on one line."""
+    return f"{type(error).__name__}: {flat(error)}"
+
+
+def line_in(file: Path | str | None, error: BaseException) -> int | None:
+    """The last line of a file that the error passed through; None where it did not."""
+    frames = traceback.extract_tb(error.__traceback__) if file else ()
+    return next((frame.lineno for frame in reversed(frames) if Path(frame.filename) == Path(file or "")), None)

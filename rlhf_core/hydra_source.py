@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_core import plugins, presets
 from rlhf_core.errors import UserError
+from rlhf_core.failure import flat
 from rlhf_core.settings import PipelineSettings, TrainSettings
 
 SCHEMAS: dict[str, type] = {"train": TrainSettings, "pipeline": PipelineSettings}
@@ -104,7 +105,7 @@ def _package(group: str, name: str) -> str | None:
 
 def _unfit(group: str, name: str, error: Exception) -> str:
     origin = plugins.available(group)[name].origin if group in plugins.KINDS else ""
-    cause = " ".join(str(error).split())
+    cause = flat(error)
     return f"{group}={name}: its fields cannot be a configuration ({origin}): {cause}"
 
 

@@ -7,7 +7,6 @@ imports the one class that was asked for, and says in one line what is wrong wit
 import dataclasses
 import difflib
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 
 from rlhf_core import RLHF_API
 from rlhf_core.errors import UserError
+from rlhf_core.failure import flat, line_in
 
 KINDS = ("policy", "reward", "algorithm", "data", "rollout", "evaluator", "tracker")
 SEVERAL = ("evaluator", "tracker")
@@ -46,6 +46,11 @@ class PluginInfo:
     def module(self) -> str:
         """Dotted name of the module that holds the class."""
         return self.value.partition(":")[0].strip()
+
+    @property
+    def top(self) -> str:
+        """The package, or bare module, that it lies in."""
+        return _top(self.module)
 
     @property
     def attribute(self) -> str:
@@ -103,14 +108,10 @@ def load(kind: str, name: str) -> type:
 def loaded(cls: type) -> PluginInfo | None:
     """The plugin that ``cls`` is, in this process or in the one that sent a configuration here; None: it is none."""
     if cls not in _loaded:
-        for kind in KINDS:
-            for name, info in available(kind).items():
-                if (
-                    info.attribute == cls.__qualname__
-                    and info.module.partition(".")[0] == cls.__module__.partition(".")[0]
-                ):
-                    with suppress(UserError):
-                        load(kind, name)
+        infos = (info for kind in KINDS for info in available(kind).values())
+        for info in [info for info in infos if info.attribute == cls.__qualname__ and info.top == _top(cls.__module__)]:
+            with suppress(UserError):
+                load(info.kind, info.name)
     return _loaded.get(cls)
 
 
@@ -175,6 +176,10 @@ def _places(module: str) -> Iterator[Path]:
         yield Path(spec.origin).with_suffix("")
 
 
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
 @cache
 def _spec(top: str) -> ModuleSpec | None:
     try:
@@ -193,7 +198,7 @@ def _import(info: PluginInfo) -> object:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything at all
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = flat(error) or type(error).__name__
         raise UserError(
             f"{info.kind}={info.name}: cannot be imported ({info.origin}): "
             f"{type(error).__name__}: {cause}{_where(error, info)}; repair or uninstall {info.distribution}"
@@ -204,8 +209,8 @@ def _where(error: BaseException, info: PluginInfo) -> str:
     """``" (line 3)"``: the last line of the plugin's own file that the error passed through."""
     if isinstance(error, SyntaxError):
         return f" (line {error.lineno})"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if info.file and Path(f.filename) == info.file]
-    return f" (line {lines[-1]})" if lines else ""
+    line = line_in(info.file, error)
+    return f" (line {line})" if line else ""
 
 
 def _checked(info: PluginInfo, found: object) -> type:

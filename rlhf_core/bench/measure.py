@@ -7,7 +7,7 @@ from statistics import median, quantiles
 
 import torch
 
-from ..failure import flat
+from ..failure import flat, told
 from ..kernels import BackendError
 from .case import Case
 from .footprint import compiled_from_disk, compiled_kernels, footprint
@@ -125,7 +125,7 @@ def checked(
     except Unequal as error:
         one.failed = flat(error)
     except Exception as error:  # a stranger's code may raise anything: its row says so, and the others go on
-        one.failed = f"{type(error).__name__}: {flat(error)}"
+        one.failed = told(error)
     return one
 
 

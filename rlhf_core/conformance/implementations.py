@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from ..errors import UserError
-from ..failure import flat
+from ..failure import flat, told
 from ..plugins import did_you_mean
 from .adapters import ours, torchrl, trl
 from .signatures import SIGNATURES, Implementation
@@ -71,7 +71,7 @@ def _imported(name: str, module: str) -> Any:
         with _here():
             return import_module(module)
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything at all
-        raise UserError(f"--impl {name}: cannot be imported: {type(error).__name__}: {flat(error)}") from error
+        raise UserError(f"--impl {name}: cannot be imported: {told(error)}") from error
 
 
 @contextmanager

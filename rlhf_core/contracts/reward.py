@@ -43,17 +43,18 @@ class Samples:
 
     def select(self, indices: Sequence[int]) -> "Samples":
         """Those at ``indices``, in that order."""
-        lists = {name: [values[i] for i in indices] if (values := getattr(self, name)) else () for name in _LISTS}
+        lists = {name: [values[i] for i in indices] if (values := getattr(self, name)) else () for name in LISTS}
         return Samples(**lists, tokenizer=self.tokenizer)
 
     @staticmethod
     def joined(parts: "Sequence[Samples]") -> "Samples":
         """The samples of all parts, one part after the other."""
-        lists = {name: [value for part in parts for value in getattr(part, name)] for name in _LISTS}
+        lists = {name: [value for part in parts for value in getattr(part, name)] for name in LISTS}
         return Samples(**lists, tokenizer=parts[0].tokenizer)
 
 
-_LISTS = ("prompts", "responses", "prompt_ids", "response_ids", "stops")
+LISTS = ("prompts", "responses", "prompt_ids", "response_ids", "stops")
+"""The fields of ``Samples`` that have an entry a response, where they are known."""
 
 
 @runtime_checkable

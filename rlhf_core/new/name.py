@@ -5,11 +5,11 @@ import keyword
 import re
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
+from ..fetch import installed
 from ..plugins import available
 from ..presets import options
 
@@ -69,7 +69,7 @@ class Name:
             raise UserError(f"{self.module}: {owner} has a {self.kind} of this name; {another}")
         if self.module in sys.stdlib_module_names:
             raise UserError(f"{self.module}: is a module of Python's own; {another}")
-        if _importable(self.module) or _installed(self.distribution):
+        if _importable(self.module) or installed(self.distribution):
             raise UserError(f"{self.module}: a package of this name is installed; {another}")
         if self.module in options("experiment"):
             raise UserError(f"{self.module}: experiment={self.module} is a preset already; {another}")
@@ -90,11 +90,3 @@ def _importable(module: str) -> bool:
     return spec.origin is not None or any(
         Path(place).parent != Path.cwd() for place in spec.submodule_search_locations or ()
     )
-
-
-def _installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True

@@ -1,8 +1,11 @@
 """One check: what a plugin has to do, why, and what to do where it does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from ..failure import told
 
 if TYPE_CHECKING:
     from .world import World
@@ -87,6 +90,15 @@ class Checks(list[Check]):
 def fail(came: str, expected: str = "", cure: str = "") -> NoReturn:
     """The check fails."""
     raise CheckFailed(came, expected, cure)
+
+
+@contextmanager
+def naming(act: str) -> Iterator[None]:
+    """The check fails where the plugin raises something in this; ``act`` says what it was asked."""
+    try:
+        yield
+    except Exception as error:  # a stranger's code may raise anything at all
+        fail(f"{act} raised {told(error)}")
 
 
 def fail_if(wrong: bool, came: str, expected: str = "", cure: str = "") -> None:

@@ -9,9 +9,8 @@ from typing import Any
 from .. import plugins
 from ..errors import UserError
 from ..hydra_glue import compose_train
-from ..plugins import EXTENSIONS, KINDS, SEVERAL, did_you_mean
-from ..run import device_of
-from ..settings import TrainSettings
+from ..plugins import EXTENSIONS, KINDS, did_you_mean
+from ..run import chosen, device_of
 from .check import Check, Outcome
 from .checks import checks_of
 from .runner import run_checks
@@ -82,19 +81,13 @@ def _chosen(words: list[str]) -> Iterator[tuple[str, str, Any, str]]:
         settings = compose_train([word for word in words if word not in benchmarks], Path(folder)).settings
     device = str(device_of(settings.device)) if settings.device != "auto" else "cpu"
     for kind in kinds:
-        for plugin in _of(settings, kind):
-            info = plugins.loaded(type(plugin))
-            yield f"{kind}={info.name if info else type(plugin).__name__}", kind, plugin, device
-
-
-def _of(settings: TrainSettings, kind: str) -> list[Any]:
-    """The plugins of a kind in a config; none of kind ``benchmark``, which no config has."""
-    if kind not in KINDS:
-        return []
-    found = getattr(settings, kind)
-    if found is None:
-        raise UserError(f"{kind}=null: there is nothing to check")
-    return list(found.values()) if kind in SEVERAL else [found]
+        if kind in KINDS and getattr(settings, kind) is None:
+            raise UserError(f"{kind}=null: there is nothing to check")
+    for kind, plugin in chosen(settings):
+        if kind not in kinds:
+            continue
+        info = plugins.loaded(type(plugin))
+        yield f"{kind}={info.name if info else type(plugin).__name__}", kind, plugin, device
 
 
 def _named(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:

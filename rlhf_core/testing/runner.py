@@ -2,14 +2,13 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from ..contracts import missing
-from ..failure import flat
+from ..failure import line_in, told
 from .check import Check, CheckFailed, NotApplicable, Outcome
 from .checks import checks_of, kind_of
 from .checks.plugin import CHECKS as COMMON
@@ -58,7 +57,7 @@ def attempt(check: Check, plugin: Any, kind: str, device: str = "cpu", raised: d
     except CheckFailed as found:
         return Outcome(check, "failed", found.expected or check.expected, found.came, found.cure or check.cure)
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything at all
-        came = f"{type(error).__name__}: {flat(error)}{_place(error, plugin)}"
+        came = f"{told(error)}{_place(error, plugin)}"
         first = check.name if raised is None else raised.setdefault(came, check.name)
         return Outcome(check, "failed", check.expected, came, check.cure, same_as=first if first != check.name else "")
     return Outcome(check, "passed")
@@ -78,5 +77,5 @@ def _not_asked(check: Check, plugin: Any, kind: str) -> str:
 def _place(error: BaseException, plugin: Any) -> str:
     """``" (my_reward.py, line 12)"``: the last line of the plugin's own file that the error passed through."""
     file = getattr(sys.modules.get(type(plugin).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+    line = line_in(file, error)
+    return f" ({Path(file).name}, line {line})" if file and line else ""

@@ -194,22 +194,21 @@ class World:
     @cached_property
     def samples(self) -> Samples:
         """Answers people might get: good and bad, short and long, chat and plain."""
-        return written(list(_conversations()))
+        return written(list(_conversations()), text_tokenizer())
 
     @cached_property
     def odd_samples(self) -> Samples:
         """Answers that are empty, blank, foreign, of one word said often, or very long."""
         odd = ("", " \n\t", "…", "你好 🙂 ñ", "no " * 40, "word and another " * 250, "a\x00b", "<|end|> [1] {x}")
-        return written([(Prompt(text="Say something."), text) for text in odd])
+        return written([(Prompt(text="Say something."), text) for text in odd], text_tokenizer())
 
 
-def written(pairs: Sequence[tuple[Prompt, str]]) -> Samples:
-    """Prompts and responses as a rollout gives them; every third response was cut."""
-    tokenizer = text_tokenizer()
+def written(pairs: Sequence[tuple[Prompt, str]], tokenizer: Any) -> Samples:
+    """Prompts and responses as a rollout gives them; every third response was cut, unless it is empty."""
     prompts, responses = [prompt for prompt, _ in pairs], [response.strip() for _, response in pairs]
     stops = ["length" if number % 3 == 2 else "eos" for number in range(len(pairs))]
     ids = [
-        tokenizer.encode(response, add_special_tokens=False) + [END] * (stop == "eos")
+        tokenizer.encode(response, add_special_tokens=False) + [END] * (stop == "eos" or not response)
         for response, stop in zip(responses, stops, strict=True)
     ]
     return Samples(prompts, responses, [encode_prompt(tokenizer, prompt) for prompt in prompts], ids, stops, tokenizer)

@@ -1,8 +1,6 @@
 """One package of each kind, as ``rlhf new`` writes it, and all of them installed with pip into one folder."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +8,7 @@ import pytest
 from rlhf_core.contracts import CONTRACTS
 from rlhf_core.new import main
 
-PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-
-
-def pip(*arguments: str | Path) -> None:
-    """Install without a network and without touching the environment the tests run in."""
-    done = subprocess.run([*PIP, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+from ..installing import pip
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from rlhf_core.contracts import CONTRACTS
 from rlhf_core.errors import UserError
 from rlhf_core.new import main
 
-from .conftest import pip
+from ..installing import editable
 
 ROOT = Path(__file__).parents[2]
 KINDS = tuple(CONTRACTS)
@@ -134,14 +133,11 @@ def test_commands_of_the_readme_are_understood(kind, packages, installed):
 
 def test_an_editable_install_is_listed_as_it_is_written(packages, tmp_path):
     source = shutil.copytree(packages["reward"], tmp_path / "source")
-    pip("--prefix", tmp_path / "env", "--ignore-installed", "--editable", source)
-    library = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
-    (tmp_path / "hook").mkdir()  # such an install works through a .pth file, which only a site folder honours
-    (tmp_path / "hook" / "sitecustomize.py").write_text(f"import site; site.addsitedir({library!r})")
+    hook = editable(source, tmp_path)
     module = source / "my_reward" / "reward.py"
     module.write_text(module.read_text().replace("The share of", "The part of"))
     command = [sys.executable, "-m", "rlhf_core.cli", "info", "reward=my_reward", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hook")}
+    environment = {**os.environ, "PYTHONPATH": str(hook)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     about = json.loads(done.stdout)
     assert about["problem"] == ""

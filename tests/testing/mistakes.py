@@ -1,12 +1,22 @@
 """What a deliberately wrong plugin is shown, and what has to come of it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_core.testing import Check, Outcome, attempt
 
 ALL = bool(os.environ.get("RLHF_ALL_CHECKS"))
+
+
+def register(mistakes: dict[type, Any], told: Any) -> Callable[[type], type]:
+    """A decorator that notes a wrong plugin, with what has to come of it."""
+
+    def keep(cls: type) -> type:
+        mistakes[cls] = told
+        return cls
+
+    return keep
 
 
 def asked(checks: Sequence[Check], mistakes: Mapping[Any, Mapping[str, Any]], mistake: Any) -> list[Check]:

@@ -12,6 +12,7 @@ from rlhf_core.contracts.algorithm import Loss
 from rlhf_core.experience import Experience, Microbatch
 from rlhf_core.run import Run
 
+from .mistakes import register
 from .right_algorithm import ActorCritic, Bare, Plain
 
 MISTAKES: dict[type, dict[str, tuple[str, ...]]] = {}
@@ -21,21 +22,16 @@ EVERYWHERE: dict[type, dict[str, tuple[str, ...]]] = {}
 """The same of plugins that cannot be run at all, so that others fail too."""
 
 
-def fails(**checks: Any) -> Any:
-    def add(cls: type) -> type:
-        MISTAKES[cls] = {name: words if isinstance(words, tuple) else (words,) for name, words in checks.items()}
-        return cls
+def all_words(checks: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: words if isinstance(words, tuple) else (words,) for name, words in checks.items()}
 
-    return add
+
+def fails(**checks: Any) -> Any:
+    return register(MISTAKES, all_words(checks))
 
 
 def breaks(**checks: Any) -> Any:
-    def add(cls: type) -> type:
-        fails(**checks)(cls)
-        EVERYWHERE[cls] = MISTAKES.pop(cls)
-        return cls
-
-    return add
+    return register(EVERYWHERE, all_words(checks))
 
 
 # What setup() gives, and how long it takes

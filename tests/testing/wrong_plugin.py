@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .mistakes import register
+
 WRONG: dict[type, tuple[set[str], str]] = {}
 """Plugin → the checks that find it, and words of the message of the first."""
 
 
 def found_by(*checks: str, telling: str) -> Callable[[type], type]:
-    def keep(cls: type) -> type:
-        WRONG[cls] = (set(checks), telling)
-        return cls
-
-    return keep
+    return register(WRONG, (set(checks), telling))
 
 
 class Zero:

@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from rlhf_core.contracts.reward import Samples
 from rlhf_core.errors import UserError
 
+from .mistakes import register
+
 WRONG: dict[type, tuple[set[str], str]] = {}
 
 
 def found_by(*checks: str, telling: str) -> Callable[[type], type]:
-    def keep(cls: type) -> type:
-        WRONG[cls] = (set(checks), telling)
-        return cls
-
-    return keep
+    return register(WRONG, (set(checks), telling))
 
 
 class Words:

@@ -8,6 +8,7 @@ import torch
 
 from rlhf_core.contracts.rollout import Rollout
 
+from .mistakes import register
 from .right_rollout import SideBySide
 
 MISTAKES = {}
@@ -15,12 +16,7 @@ MISTAKES = {}
 
 def found_by(**told):
     """These checks fail, no others, and each says this."""
-
-    def keep(cls):
-        MISTAKES[cls] = told
-        return cls
-
-    return keep
+    return register(MISTAKES, told)
 
 
 @dataclass

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,18 +16,14 @@ import rlhf_core
 from rlhf_core import describe, plugins, presets
 from rlhf_core.hydra_glue import Composed, launch
 
+from ..installing import editable as install_editable
+from ..installing import pip
+
 HERE = Path(__file__).parent
 STILL = ["policy=still", "algorithm=still", "data=still", "data.file=x", "rollout=null"]
 """A configuration whose plugins do nothing and import no torch."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def pip(*arguments: str | Path) -> None:
-    """Install without a network and without touching the environment the tests run in."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def sources(folder: Path, *names: str) -> list[Path]:
@@ -60,11 +55,7 @@ def clashing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def editable(tmp_path: Path) -> tuple[Path, Path]:
     """A good package installed by ``pip install -e``: the folder for the path, and its source."""
     (source,) = sources(tmp_path, "good")
-    pip("--prefix", tmp_path / "env", "--ignore-installed", "--editable", source)
-    packages = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
-    (tmp_path / "hook").mkdir()  # such an install works through a .pth file, which only a site folder honours
-    (tmp_path / "hook" / "sitecustomize.py").write_text(f"import site; site.addsitedir({packages!r})")
-    return tmp_path / "hook", source
+    return install_editable(source, tmp_path), source
 
 
 @pytest.fixture

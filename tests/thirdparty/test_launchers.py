@@ -11,7 +11,7 @@ import pytest
 from rlhf_core.errors import UserError
 from rlhf_core.hydra_glue import objective
 
-from .conftest import pip
+from ..installing import pip
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from ...bench.implementations import KINDS
 from ...bench.ops import operations
 from ...contracts.benchmark import Benchmark
-from ...failure import flat
+from ...failure import told
 from ...kernels import BackendError
 from ...plugins import did_you_mean
-from ..check import Check, Checks, fail, fail_if
+from ..check import Check, Checks, fail, fail_if, naming
 from ..world import World
 from . import benchmark_values
 from .benchmark_trial import Trial, covered, served
@@ -71,10 +71,8 @@ def says_why_not_in_a_few_words(benchmark: Benchmark, world: World) -> None:
 
 
 def _reason(benchmark: Benchmark, op: str, device: torch.device, dtype: torch.dtype, asked: str) -> str | None:
-    try:
+    with naming(asked):
         reason: Any = benchmark.why_not(op, device, dtype)
-    except Exception as error:
-        fail(f"{asked} raised {type(error).__name__}: {flat(error)}")
     if reason is None:
         return None
     fail_if(not isinstance(reason, str), f"{asked} gave {type(reason).__name__} {reason!r}")
@@ -98,7 +96,7 @@ def gives_outputs_by_name(benchmark: Benchmark, world: World) -> None:
         except BackendError:  # ours cannot compute this call: the harness says so in place of a time
             continue
         except Exception as error:
-            fail(f"{trial} raised {type(error).__name__}: {flat(error)}")
+            fail(f"{trial} raised {told(error)}")
         _check_outputs(trial, outputs)
 
 

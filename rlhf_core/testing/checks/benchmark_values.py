@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...bench.case import Case
 from ...bench.gate import distance
 from ...contracts.benchmark import Benchmark
-from ...failure import flat
+from ...failure import told
 from ...kernels import BackendError
-from ..check import Checks, NotApplicable, fail, fail_if
+from ..check import Checks, NotApplicable, fail, fail_if, naming
+from ..process import restore, settings_of_torch
 from ..world import World
 from .benchmark_trial import Trial, Tried, attempted, prepared, served, tried
 
@@ -49,10 +50,8 @@ def gradients_are_those_of_the_definition(benchmark: Benchmark, world: World) ->
         if not one.trial.operation.learnt:
             continue
         count += 1
-        try:
+        with naming(f"the backward of {one.trial}"):
             gradients = one.gradients()
-        except Exception as error:
-            fail(f"the backward of {one.trial} raised {type(error).__name__}: {flat(error)}")
         missing = [name for name in one.trial.operation.learnt if f"grad_{name}" not in gradients]
         fail_if(bool(missing), f"{one.trial} gives no gradient for {' and '.join(missing)}")
         wrong = one.wrong(gradients)
@@ -98,10 +97,8 @@ def each_call_gives_the_same(benchmark: Benchmark, world: World) -> None:
     for one in tried(benchmark, world):
         first = _values(one)
         for call in ("second", "third"):
-            try:
+            with naming(f"the {call} call for {one.trial}"):
                 found = _values(one)
-            except Exception as error:
-                fail(f"the {call} call for {one.trial} raised {type(error).__name__}: {flat(error)}")
             apart = _apart(first, found)
             fail_if(bool(apart), f"the {call} call for {one.trial} gave others: {apart}")
 
@@ -169,9 +166,9 @@ def reads_the_options(benchmark: Benchmark, world: World) -> None:
         except BackendError:
             continue
         except Exception as error:
-            wrong = f"it raised {type(error).__name__}: {flat(error)}"
-        told = ", ".join(f"{name}={value}" for name, value in changed.prepared.case.options.items())
-        fail_if(bool(wrong), f"{one.trial} with {told}: {wrong}")
+            wrong = f"it raised {told(error)}"
+        given = ", ".join(f"{name}={value}" for name, value in changed.prepared.case.options.items())
+        fail_if(bool(wrong), f"{one.trial} with {given}: {wrong}")
     if not count:
         raise NotApplicable("none of its ops has options")
 
@@ -230,7 +227,7 @@ def _check_dtype(benchmark: Benchmark, trial: Trial) -> None:
     except BackendError:  # ours says so when it is called
         return
     except Exception as error:
-        fail(f"why_not gave None for {trial}, which raised {type(error).__name__}: {flat(error)}")
+        fail(f"why_not gave None for {trial}, which raised {told(error)}")
     fail_if(bool(wrong), f"why_not gave None for {trial}: {wrong}")
 
 
@@ -241,33 +238,16 @@ def _check_dtype(benchmark: Benchmark, trial: Trial) -> None:
 )
 def leaves_the_process_as_it_was(benchmark: Benchmark, world: World) -> None:
     """Threads, precision of products, default dtype, whether gradients are recorded."""
-    found = _settings()
-    with torch.enable_grad():  # restored in the end, whatever happens
-        torch.set_num_threads(1 + torch.get_num_threads())
-        torch.set_float32_matmul_precision("highest" if found["float32_matmul_precision"] != "highest" else "high")
-        before = _settings()
-        try:
-            for one in tried(benchmark, world):
-                _values(one)
-                after = _settings()
-                changed = [
-                    f"{name} {value} became {after[name]}" for name, value in before.items() if after[name] != value
-                ]
-                fail_if(bool(changed), f"after {one.trial}, {', '.join(changed)}")
-        finally:
-            _restore(found)
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "num_threads": torch.get_num_threads(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    precision = torch.get_float32_matmul_precision()
+    unusual = {
+        "grad_enabled": True,
+        "num_threads": 1 + torch.get_num_threads(),
+        "float32_matmul_precision": "high" if precision == "highest" else "highest",
         "default_dtype": torch.get_default_dtype(),
-        "grad_enabled": torch.is_grad_enabled(),
     }
-
-
-def _restore(settings: Mapping[str, Any]) -> None:
-    torch.set_num_threads(settings["num_threads"])
-    torch.set_float32_matmul_precision(settings["float32_matmul_precision"])
-    torch.set_default_dtype(settings["default_dtype"])
+    restore(unusual)  # the runner puts back what was
+    for one in tried(benchmark, world):
+        _values(one)
+        after = settings_of_torch()
+        changed = [f"{name} {value} became {after[name]}" for name, value in unusual.items() if after[name] != value]
+        fail_if(bool(changed), f"after {one.trial}, {', '.join(changed)}")

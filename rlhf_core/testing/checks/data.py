@@ -6,10 +6,12 @@ from typing import Any
 
 from ...contracts.data import Data
 from ...errors import UserError
+from ...failure import flat, told
 from ..check import Check, Checks, fail, fail_if
 from ..world import World
 from . import data_order, data_rows
-from .data_reading import SPLITS, VIEWS, Reading, difference, looked_at, read, text_of, written
+from .data_order import refuse_difference
+from .data_reading import SPLITS, VIEWS, looked_at, read, text_of, written
 
 check = Checks()
 
@@ -42,7 +44,7 @@ def gives_each_view_or_raises_user_error(data: Data, world: World) -> None:
             except UserError:
                 continue
             except Exception as error:
-                fail(f"{view}({split!r}) raised {type(error).__name__}: {' '.join(str(error).split())}")
+                fail(f"{view}({split!r}) raised {told(error)}")
             fail_if(rows is None, f"{view}({split!r}) gave None")
 
 
@@ -61,7 +63,7 @@ def says_which_views_it_has(data: Data, world: World) -> None:
             getattr(data, view)("train")
             there.add(view)
         except UserError as error:
-            lacking[view] = " ".join(str(error).split())
+            lacking[view] = flat(error)
         except Exception:  # another check says so
             continue
     words = {word for view in there for word in WORDS[view]}
@@ -158,14 +160,11 @@ def gives_the_same_rows_again(data: Data, world: World) -> None:
         except (LookupError, TypeError):  # no sequence: another check says so
             continue
         if hasattr(rows, "__len__"):
-            _fail_on(first, written({(view, split): looked_at(rows)}), "when the same object is gone through again")
+            refuse_difference(
+                first, written({(view, split): looked_at(rows)}), "when the same object is gone through again"
+            )
         again = written({(view, split): looked_at(getattr(data, view)(split))})
-        _fail_on(first, again, "when the view is read again")
-
-
-def _fail_on(one: Reading, other: Reading, then: str) -> None:
-    found = difference(one, other, then)
-    fail_if(bool(found), found)
+        refuse_difference(first, again, "when the view is read again")
 
 
 @check(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.data import Data
-from ..check import Checks, NotApplicable, fail, fail_if
+from ..check import Checks, NotApplicable, fail_if, naming
 from ..process import seed
 from ..world import World
 from . import data_reading
@@ -31,7 +31,7 @@ def same_seed_same_order(data: Data, world: World) -> None:
     seed(0)
     first = _read(data)
     seed(0)
-    _fail_on(difference(first, _read(other), "of a copy that is set up with the same seed"))
+    refuse_difference(first, _read(other), "of a copy that is set up with the same seed")
 
 
 @check(
@@ -49,7 +49,7 @@ def ignores_global_random_numbers(data: Data, world: World) -> None:
     other.setup(0)
     seed(3)
     second = written(read(other))
-    _fail_on(difference(first, second, "with other global random numbers"))
+    refuse_difference(first, second, "with other global random numbers")
 
 
 @check(
@@ -62,11 +62,9 @@ def leaves_global_random_numbers_alone(data: Data, world: World) -> None:
     """In setup and in each view; of Python, numpy and torch."""
     before = RandomState.unusual()
     data.setup(0)
-    changed = before.changed()
-    fail_if(bool(changed), f"setup changed the state of {changed}")
+    before.refuse_change("setup")
     read(data)
-    changed = before.changed()
-    fail_if(bool(changed), f"reading the views changed the state of {changed}")
+    before.refuse_change("reading the views")
 
 
 @check(
@@ -81,7 +79,7 @@ def ignores_which_view_is_read_first(data: Data, world: World) -> None:
     first = _read(data)
     other.setup(0)
     second = written(read(other, VIEWS[::-1], SPLITS[::-1]))
-    _fail_on(difference(first, second, "when views are read the other way round"))
+    refuse_difference(first, second, "when views are read the other way round")
 
 
 @check(
@@ -92,7 +90,7 @@ def ignores_which_view_is_read_first(data: Data, world: World) -> None:
 def same_order_in_another_process(data: Data, world: World) -> None:
     """One with other hashes of strings, which the order of sets follows."""
     there = _elsewhere(data, world)
-    _fail_on(difference(_read(data), there, "in another process"))
+    refuse_difference(_read(data), there, "in another process")
 
 
 @check(
@@ -105,10 +103,8 @@ def takes_any_seed(data: Data, world: World) -> None:
     others = {number: deepcopy(data) for number in (1, 2**32 + 1)}
     here = set(_read(data))
     for number, other in others.items():
-        try:
+        with naming(f"setup({number})"):
             other.setup(number)
-        except Exception as error:
-            fail(f"setup({number}) raised {type(error).__name__}: {' '.join(str(error).split())}")
         lost = sorted(f"{view}({split!r})" for view, split in here - set(read(other)))
         fail_if(bool(lost), f"after setup({number}) there is no {', no '.join(lost)}, which there is after setup(0)")
 
@@ -118,7 +114,9 @@ def _read(data: Data) -> Reading:
     return written(read(data))
 
 
-def _fail_on(found: str) -> None:
+def refuse_difference(one: Reading, other: Reading, then: str) -> None:
+    """Fail with the first place where two readings are not the same; ``then`` says when the other was made."""
+    found = difference(one, other, then)
     fail_if(bool(found), found)
 
 

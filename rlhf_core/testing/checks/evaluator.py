@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...contracts.evaluator import Evaluator, Subject
-from ..check import Checks, NotApplicable, fail, fail_if
+from ...contracts.reward import LISTS
+from ..check import Checks, NotApplicable, fail, fail_if, naming
 from ..process import seed
 from ..world import World
 from .random_state import RandomState
@@ -44,10 +45,8 @@ def gives_nothing_where_there_is_nothing(evaluator: Evaluator, world: World) -> 
     """Nothing at all, then each part alone and all but one."""
     _set_up(evaluator, world)
     for name, subject in [("nothing", none()), *parts(world)]:
-        try:
+        with naming(f"a subject with {name}"):
             found = evaluator.evaluate(subject)
-        except Exception as error:
-            fail(f"a subject with {name} raised {type(error).__name__}: {' '.join(str(error).split())}")
         fail_if(found is None or (name == "nothing" and found != {}), f"a subject with {name} gave {found!r}")
 
 
@@ -105,10 +104,8 @@ def survives_few_and_empty_answers(evaluator: Evaluator, world: World) -> None:
     for name, subject in few(world):
         one = deepcopy(evaluator)
         _set_up(one, world)
-        try:
+        with naming(name):
             found = one.evaluate(subject)
-        except Exception as error:
-            fail(f"{name} raised {type(error).__name__}: {' '.join(str(error).split())}")
         wrong = [f"{key} is {value}" for key, value in _numbers(found).items() if not isfinite(value)]
         fail_if(bool(wrong), f"of {name}, {', '.join(wrong)}")
 
@@ -172,8 +169,7 @@ def leaves_the_process_as_it_was(evaluator: Evaluator, world: World) -> None:
     with torch.enable_grad():  # restored in the end, whatever happens
         evaluator.evaluate(full(world))
         recorded = torch.is_grad_enabled()
-    changed = before.changed()
-    fail_if(bool(changed), f"evaluate() changed the state of {changed}")
+    before.refuse_change("evaluate()")
     fail_if(not recorded, "evaluate() left gradients switched off: the next loss has none")
 
 
@@ -277,7 +273,4 @@ def _same(one: dict[str, float], then: dict[str, float], when: str) -> None:
 
 
 def _lists(samples: Any) -> dict[str, list[Any]]:
-    return {
-        name: deepcopy(list(getattr(samples, name)))
-        for name in ("prompts", "responses", "prompt_ids", "response_ids", "stops")
-    }
+    return {name: deepcopy(list(getattr(samples, name))) for name in LISTS}

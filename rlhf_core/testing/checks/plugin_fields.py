@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from ...failure import flat
+from ...failure import flat, told
 from ...settings import REQUIRED
 from ..check import Checks, NotApplicable, fail, fail_if
 from ..clean import report_on
@@ -93,7 +93,7 @@ def round_trips_through_yaml(plugin: Any, world: World) -> None:
         if not OmegaConf.missing_keys(back):
             back = OmegaConf.structured(OmegaConf.to_object(back))
     except Exception as error:  # of OmegaConf, YAML or __post_init__
-        fail(f"{type(error).__name__}: {flat(error)}")
+        fail(told(error))
     before: Any = OmegaConf.to_container(given)
     after: Any = OmegaConf.to_container(back)
     for name, value in before.items():
@@ -125,8 +125,7 @@ def is_made_without_random_numbers(plugin: Any, world: World) -> None:
     before = RandomState.now()
     with suppress(Exception):  # that is another check's
         cls(**given)
-    changed = before.changed()
-    fail_if(bool(changed), f"making one changed the state of {changed}")
+    before.refuse_change("making one")
 
 
 def unannotated(cls: type) -> Iterator[tuple[str, Any]]:

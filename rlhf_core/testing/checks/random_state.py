@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..check import fail_if
 from ..process import seed
 
 
@@ -28,6 +29,11 @@ class RandomState:
         return RandomState(
             {"random": random.getstate(), "numpy.random": _numpy(), "torch": torch.get_rng_state().tolist()}
         )
+
+    def refuse_change(self, act: str) -> None:
+        """Fail where some are others by now; ``act`` is what was done since."""
+        changed = self.changed()
+        fail_if(bool(changed), f"{act} changed the state of {changed}")
 
     def changed(self) -> str:
         """The names of those that are others by now."""

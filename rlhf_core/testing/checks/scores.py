@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...contracts.reward import Reward, Samples
-from ...failure import flat
+from ...contracts.reward import LISTS, Reward, Samples
+from ...failure import told
 from ..check import NotApplicable, fail
-from ..process import seed
+from ..process import restore, seed, settings_of_torch
 from ..world import World
 
 TOLERANCE = 1e-4
@@ -110,7 +110,7 @@ def crash_of(reward: Reward, samples: Samples) -> str:
     try:
         reward.score(samples)
     except Exception as error:  # of a stranger
-        return f"{type(error).__name__}: {flat(error)}"
+        return told(error)
     return ""
 
 
@@ -141,8 +141,7 @@ def short(samples: Samples) -> Samples:
 
 def contents(samples: Samples) -> dict[str, Any]:
     """What samples hold, by name, copied, and how their tokenizer is set."""
-    names = ("prompts", "responses", "prompt_ids", "response_ids", "stops")
-    found: dict[str, Any] = {name: repr(getattr(samples, name)) for name in names}
+    found: dict[str, Any] = {name: repr(getattr(samples, name)) for name in LISTS}
     settings = ("padding_side", "truncation_side", "pad_token", "eos_token", "chat_template")
     return found | {f"tokenizer.{name}": getattr(samples.tokenizer, name, None) for name in settings}
 
@@ -166,48 +165,34 @@ def _salted(value: Any) -> int:
     return hash(("another process", value)) if isinstance(value, str | bytes | tuple | frozenset) else hash(value)
 
 
+WATCHED = {
+    "grad_enabled": "whether gradients are recorded",
+    "default_dtype": "the default dtype",
+    "default_device": "the default device",
+    "num_threads": "the number of threads",
+}
+"""Settings of torch that scoring may not change, in words."""
+
+
 class torch_changes:
     """What of torch's settings was changed since; they are as runs begin when it is entered, as before when left."""
 
     def __enter__(self) -> "torch_changes":
         """Remember."""
-        self.outside = _settings()
-        _set(self.outside | {GRADIENTS: True, DTYPE: torch.float32})
-        self.before = _settings()
+        self.outside = settings_of_torch()
+        restore({"grad_enabled": True, "default_dtype": torch.float32})
+        self.before = settings_of_torch()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Restore."""
-        _set(self.outside)
+        restore(self.outside)
 
     def __call__(self) -> str:
         """In words."""
-        now = _settings()
-        return "; ".join(f"{name} went from {self.before[name]} to {now[name]}" for name in now
-                         if now[name] != self.before[name])  # fmt: skip
-
-
-GRADIENTS, DTYPE = "whether gradients are recorded", "the default dtype"
-
-_SETTINGS: dict[str, tuple[Any, Any]] = {
-    GRADIENTS: (torch.is_grad_enabled, torch.set_grad_enabled),
-    DTYPE: (torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": (torch.get_default_device, lambda device: torch.set_default_device(_explicit(device))),
-    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
-}
-
-
-def _settings() -> dict[str, Any]:
-    return {name: read() for name, (read, _) in _SETTINGS.items()}
-
-
-def _set(settings: dict[str, Any]) -> None:
-    for name, (_, write) in _SETTINGS.items():
-        write(settings[name])
-
-
-def _explicit(device: torch.device) -> torch.device | None:
-    return None if device.type == "cpu" else device  # the CPU by name would cost time at every call
+        now = settings_of_torch()
+        changed = [name for name in WATCHED if now[name] != self.before[name]]
+        return "; ".join(f"{WATCHED[name]} went from {self.before[name]} to {now[name]}" for name in changed)
 
 
 def _cut(text: str, most: int = 30) -> str:

@@ -16,8 +16,7 @@ from ...contracts.evaluator import Subject
 from ...contracts.reward import Samples
 from ...language_model import LanguageModel
 from ...run import Run
-from ...text import encode_prompt
-from ..world import END, SmallPolicy, World, language_model, word_tokenizer
+from ..world import SmallPolicy, World, language_model, word_tokenizer, written
 
 ANSWERS = ("right", "right right", "left", "other right", "left left other", "right other left right", "other", "right")
 BEFORE = ("left", "right", "left left", "other", "left other other", "right left", "other other right", "left")
@@ -95,14 +94,7 @@ def dropping_out(world: World) -> Subject:
 
 def answered(texts: Sequence[str]) -> Samples:
     """Answers to the same prompts, plain ones and chats; lists, as rollouts give them."""
-    tokenizer = word_tokenizer()
-    prompts = [_prompt(number) for number in range(len(texts))]
-    stops = ["length" if number % 3 == 2 else "eos" for number in range(len(texts))]
-    ids = [
-        tokenizer.encode(text, add_special_tokens=False) + [END] * (stop == "eos" or not text)
-        for text, stop in zip(texts, stops, strict=True)
-    ]
-    return Samples(prompts, list(texts), [encode_prompt(tokenizer, one) for one in prompts], ids, stops, tokenizer)
+    return written([(_prompt(number), text) for number, text in enumerate(texts)], word_tokenizer())
 
 
 def _prompt(number: int) -> Prompt:

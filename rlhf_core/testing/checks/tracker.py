@@ -4,15 +4,14 @@ Where it writes is its own affair; a check that reads looks for telling words an
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 from ...contracts.tracker import Tracker
-from ..check import Checks, NotApplicable, fail, fail_if
+from ..check import Checks, NotApplicable, fail_if, naming
 from ..world import World
 from .random_state import RandomState
 
@@ -78,10 +77,8 @@ def takes_any_number(tracker: Tracker, world: World) -> None:
     """Of each kind by itself."""
     tracker.start(world.new_folder())
     for number, value in enumerate((7, 0, -0.0, True, 1e-300, 1e300, 2**70, nan, inf, -inf)):
-        try:
+        with naming(f"a row with loss={value}"):
             tracker.log(STEP * (1 + number), {"loss": value}, "train")
-        except Exception as error:
-            fail(f"a row with loss={value} raised {type(error).__name__}: {' '.join(str(error).split())}")
     tracker.close()
 
 
@@ -158,7 +155,7 @@ def goes_on_after_a_resume(tracker: Tracker, world: World) -> None:
             first.close()
         marks = ["from_the_first_part", "4301.5", "4302.5"]
         before = _found(world.folder, marks)
-        with _telling(f"start() in the folder of a run that was {'killed' if killed else 'stopped'}"):
+        with naming(f"start() in the folder of a run that was {'killed' if killed else 'stopped'}"):
             _follow(second, folder, [(STEP * number, {"from_the_second": 1.0}, "train") for number in (3, 4)])
         after = _found(world.folder, marks)
         lost = [mark for mark in marks if before[mark] and not after[mark]]
@@ -180,7 +177,7 @@ def keeps_runs_apart(tracker: Tracker, world: World) -> None:
     one.log(STEP, {"of_the_first_run": 1.0}, "train")
     other.log(STEP, {"of_the_second_run": 2.0}, "train")
     one.close()
-    with _telling("log() after another tracker was closed"):
+    with naming("log() after another tracker was closed"):
         other.log(2 * STEP, {"of_the_second_run": 3.0}, "train")
     other.close()
     marks = ["of_the_first_run", "of_the_second_run"]
@@ -229,14 +226,6 @@ def _follow(tracker: Tracker, folder: Path, rows: Sequence[Row]) -> None:
     for step, metrics, phase in rows:
         tracker.log(step, metrics, phase)
     tracker.close()
-
-
-@contextmanager
-def _telling(when: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        fail(f"{when} raised {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _files(folder: Path) -> list[Path]:
