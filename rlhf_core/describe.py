@@ -5,8 +5,9 @@ they are imported from.
 """
 
 import ast
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from rlhf_core import RLHF_API
@@ -32,10 +33,16 @@ class Description:
     file: Path | None = None
     line: int = 0
     doc: str = ""
-    fields: tuple[FieldDoc, ...] = ()
     api: int | None = None
     problem: str = ""
     """why it cannot be used; empty where nothing is wrong"""
+    classes: tuple[tuple[str, ast.ClassDef], ...] = ()
+    """the class behind its bases, each with its module"""
+
+    @cached_property
+    def fields(self) -> tuple[FieldDoc, ...]:
+        """Its configuration; read when it is asked for, which `rlhf list` does not."""
+        return _collect(self.classes)
 
     @property
     def summary(self) -> str:
@@ -54,7 +61,7 @@ def describe(info: PluginInfo) -> Description:
         problem = "states no rlhf_api"
     else:
         problem = "" if found.api == RLHF_API else f"asks for plugin API {found.api}, this rlhf has {RLHF_API}"
-    return Description(found.file, found.line, found.doc, found.fields, found.api, problem)
+    return replace(found, problem=problem)
 
 
 def describe_class(module: str, name: str) -> Description:
@@ -70,12 +77,13 @@ def describe_class(module: str, name: str) -> Description:
         return Description(file, problem=f"cannot be read: {error}")
     if found is None:
         return Description(file, problem=f"has no class {name}")
-    fields, api = _collect(found)
     owner, node = found[-1]
+    stated = [api for _, cls in found if (api := _api(cls)) is not None]
     problem = "" if _is_dataclass(node, bases=len(found) - 1) else "is no dataclass; decorate it with @dataclass"
     problem = problem or _absent(_source(module).tree)
     doc = ast.get_docstring(node) or ""
-    return Description(_source(owner).file, node.lineno, doc, fields, api, problem)
+    api = stated[-1] if stated else None
+    return Description(_source(owner).file, node.lineno, doc, api, problem, tuple(found))
 
 
 @dataclass(frozen=True)
@@ -94,28 +102,25 @@ def _source(module: str) -> _Source:
     return _Source(file, ast.parse(text, str(file)), text.splitlines())
 
 
-def _collect(chain: list[tuple[str, ast.ClassDef]]) -> tuple[tuple[FieldDoc, ...], int | None]:
-    """Fields and API number of a class with its bases; later ones win."""
+def _collect(chain: Iterable[tuple[str, ast.ClassDef]]) -> tuple[FieldDoc, ...]:
+    """Fields of a class with its bases; later ones win."""
     fields: dict[str, tuple[FieldDoc, ...]] = {}
-    api: int | None = None
     for owner, node in chain:
         for field in _fields(node, _source(owner).lines):
             fields[field.name] = _spread(owner, field)
-        own_api = _api(node)
-        api = api if own_api is None else own_api
-    return tuple(field for group in fields.values() for field in group), api
+    return tuple(field for group in fields.values() for field in group)
 
 
 def _spread(owner: str, field: FieldDoc) -> tuple[FieldDoc, ...]:
     """The field, or the fields of the dataclass it holds, with the values it is made with."""
     default = field.default or ""
-    if not default.endswith(")"):  # it makes nothing; parsing each default would cost a tenth of `rlhf list`
+    if not default.endswith(")"):  # it makes nothing
         return (field,)
     made = ast.parse(default, mode="eval").body
     if not isinstance(made, ast.Call) or not isinstance(made.func, ast.Name):
         return (field,)
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in made.keywords}
-    inner = _collect(_find_class(owner, made.func.id, ()) or [])[0]
+    inner = _collect(_find_class(owner, made.func.id, ()) or [])
     parts = (replace(part, default=given.get(part.name, part.default)) for part in inner)
     return tuple(replace(part, name=f"{field.name}.{part.name}") for part in parts) or (field,)
 
